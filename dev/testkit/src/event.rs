@@ -1,0 +1,165 @@
+//! Events as API Gateway's HTTP APIs send them, payload format 2.0.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value, json};
+
+/// The path under which single users live.
+const COLLECTION: &str = "/api/users";
+
+/// An event under construction. It becomes a [`Value`], which a test may damage further.
+#[derive(Clone, Debug)]
+pub struct Event {
+    event: Value,
+}
+
+impl Event {
+    /// `GET` of a path, as a client writes it in the request line.
+    pub fn get(path: &str) -> Self {
+        Self::new("GET", path)
+    }
+
+    /// `POST` to a path; see [`Event::get`].
+    pub fn post(path: &str) -> Self {
+        Self::new("POST", path)
+    }
+
+    /// `PUT` to a path; see [`Event::get`].
+    pub fn put(path: &str) -> Self {
+        Self::new("PUT", path)
+    }
+
+    /// `DELETE` of a path; see [`Event::get`].
+    pub fn delete(path: &str) -> Self {
+        Self::new("DELETE", path)
+    }
+
+    fn new(method: &str, path: &str) -> Self {
+        // API Gateway decodes path parameters, and the path with them.
+        let decoded = percent_decode_str(path).decode_utf8_lossy().into_owned();
+        let id = path.strip_prefix(COLLECTION).and_then(|rest| rest.strip_prefix('/'));
+        let route = format!("{method} {COLLECTION}{}", if id.is_some() { "/{id}" } else { "" });
+        let mut event = json!({
+            "version": "2.0",
+            "routeKey": route,
+            "rawPath": decoded,
+            "rawQueryString": "",
+            "headers": {
+                "accept": "*/*",
+                "host": "a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com",
+                "user-agent": "curl/8.5.0",
+                "x-amzn-trace-id": "Root=1-67891233-abcdef012345678912345678",
+                "x-forwarded-for": "203.0.113.7",
+                "x-forwarded-port": "443",
+                "x-forwarded-proto": "https",
+            },
+            "requestContext": {
+                "accountId": "123456789012",
+                "apiId": "a1b2c3d4e5",
+                "domainName": "a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com",
+                "domainPrefix": "a1b2c3d4e5",
+                "http": {
+                    "method": method,
+                    "path": decoded,
+                    "protocol": "HTTP/1.1",
+                    "sourceIp": "203.0.113.7",
+                    "userAgent": "curl/8.5.0",
+                },
+                "requestId": "JKJaXmPLvHcESHA=",
+                "routeKey": route,
+                "stage": "$default",
+                "time": "16/Jan/2025:14:05:39 +0000",
+                "timeEpoch": 1_737_036_339_000_u64,
+            },
+            "isBase64Encoded": false,
+        });
+        if let Some(id) = id {
+            event["pathParameters"] = json!({ "id": percent_decode_str(id).decode_utf8_lossy() });
+        }
+        Self { event }
+    }
+
+    /// A header; repeated ones are joined by commas, as API Gateway does.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        let header = &mut self.event["headers"][name.to_ascii_lowercase()];
+        *header = match header.as_str() {
+            Some(first) => json!(format!("{first},{value}")),
+            None => json!(value),
+        };
+        self
+    }
+
+    /// The query string as it stands in the URL, without the `?`.
+    pub fn query(mut self, raw: &str) -> Self {
+        let decode =
+            |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+        let mut parameters = Map::new();
+        for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decode(name), decode(value));
+            let joined = match parameters.get(&name).and_then(Value::as_str) {
+                Some(first) => format!("{first},{value}"),
+                None => value,
+            };
+            parameters.insert(name, json!(joined));
+        }
+        self.event["rawQueryString"] = json!(raw);
+        self.event["queryStringParameters"] = Value::Object(parameters);
+        self
+    }
+
+    /// A body of JSON, with its Content-Type.
+    pub fn json(self, body: &Value) -> Self {
+        self.header("content-type", "application/json").body(&body.to_string())
+    }
+
+    /// A body of text. It says nothing of its Content-Type.
+    pub fn body(mut self, body: &str) -> Self {
+        self.event["body"] = json!(body);
+        self.event["headers"]["content-length"] = json!(body.len().to_string());
+        self
+    }
+
+    /// A body of any bytes, in base64, as API Gateway sends what is not text.
+    pub fn bytes(mut self, body: &[u8]) -> Self {
+        self.event["body"] = json!(BASE64_STANDARD.encode(body));
+        self.event["headers"]["content-length"] = json!(body.len().to_string());
+        self.event["isBase64Encoded"] = json!(true);
+        self
+    }
+}
+
+impl From<Event> for Value {
+    fn from(event: Event) -> Self {
+        event.event
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_what_api_gateway_makes_of_a_request() {
+        let event = Value::from(
+            Event::get("/api/users/%37%20x")
+                .query("limit=%31&limit=2&a+b=")
+                .header("X-One", "1")
+                .header("x-one", "2"),
+        );
+        assert_eq!(event["routeKey"], "GET /api/users/{id}");
+        assert_eq!(event["pathParameters"], json!({ "id": "7 x" }));
+        assert_eq!(event["rawPath"], "/api/users/7 x");
+        assert_eq!(event["rawQueryString"], "limit=%31&limit=2&a+b=");
+        assert_eq!(event["queryStringParameters"], json!({ "limit": "1,2", "a b": "" }));
+        assert_eq!(event["headers"]["x-one"], "1,2");
+        assert_eq!(event.get("body"), None);
+
+        let event = Value::from(Event::post("/api/users").bytes(b"\xff"));
+        assert_eq!(event["routeKey"], "POST /api/users");
+        assert_eq!(event.get("pathParameters"), None);
+        assert_eq!((&event["body"], &event["isBase64Encoded"]), (&json!("/w=="), &json!(true)));
+        assert_eq!(event["headers"]["content-length"], "1");
+    }
+}

@@ -1,0 +1,236 @@
+//! `cargo xtask dev`: the API on this machine, on one port, with everything that it needs.
+
+use std::{
+    env,
+    fs::File,
+    io::{self, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    Context, Result, Stop, failed, migrate,
+    postgres::{Cluster, free_port},
+    process::{Processes, bound_to_us, cargo, tail},
+    root, say,
+    tools::{Tools, check_build_prerequisites},
+};
+
+/// The guide's port, so that its curl lines work to the letter.
+const GUIDE_PORT: u16 = 5000;
+
+/// The guide's own user and database.
+const GUIDE_DATABASE: &str = "\
+CREATE USER myuser WITH PASSWORD 'mypassword'
+CREATE DATABASE mydb OWNER myuser
+";
+
+/// A function that does not answer within this time did not start.
+const FIRST_ANSWER: Duration = Duration::from_secs(60);
+
+/// The command's arguments.
+#[derive(Default)]
+pub(crate) struct Options {
+    port: Option<u16>,
+    fresh: bool,
+    data: Option<PathBuf>,
+}
+
+impl Options {
+    pub(crate) fn parse(arguments: &[String]) -> Result<Self> {
+        let mut options = Self::default();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--fresh" => options.fresh = true,
+                "--port" => match arguments.next().and_then(|it| it.parse().ok()) {
+                    Some(port) if port > 0 => options.port = Some(port),
+                    _ => return failed("--port needs a number from 1 to 65535"),
+                },
+                "--data" => match arguments.next() {
+                    Some(folder) => options.data = Some(folder.into()),
+                    None => return failed("--data needs a folder"),
+                },
+                _ => return failed(format!("`dev` does not know `{argument}`; see `cargo xtask --help`")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// Runs until Ctrl-C, or until a part of it ends by itself.
+pub(crate) fn run(
+    options: &Options,
+    target: &Path,
+    processes: &mut Processes,
+    tools: &mut Tools,
+) -> Result<ExitCode> {
+    let port = choose_port(options.port)?;
+    check_build_prerequisites()?;
+    tools.cargo_lambda(processes)?;
+
+    let folder = options.data.clone().unwrap_or_else(|| target.join("dev"));
+    let folder = std::path::absolute(folder).context("find the data folder")?;
+    let own_database = match env::var_os("DATABASE_URL") {
+        Some(_) => None,
+        None => {
+            let cluster =
+                Cluster { folder: &folder, fresh: options.fresh, setup: GUIDE_DATABASE, settings: &[] };
+            let port = cluster.start(processes, tools)?;
+            Some(format!("postgres://myuser:mypassword@127.0.0.1:{port}/mydb"))
+        }
+    };
+    let database = own_database.as_deref();
+
+    say("applying the migrations (the first time this compiles, which takes minutes)");
+    migrate(processes, database)?;
+    say("building the functions");
+    let mut build = cargo();
+    build.args(["build", "--package", "functions", "--bins"]);
+    processes.succeed(&mut build, "the functions cannot be built: see the compiler's message above")?;
+
+    say("starting the functions");
+    let log = folder.join("functions.log");
+    let live = watch(port, database, &log, processes, tools)?;
+    let answer = processes.during(move || first_answers(port))?;
+    if let Err(sentence) = answer {
+        return failed(format!("{sentence}; the log is {}, which ends:\n{}", log.display(), tail(&log)));
+    }
+    announce(port, database);
+    live.store(true, Ordering::Relaxed);
+    let end = processes.wait();
+    live.store(false, Ordering::Relaxed);
+    match end {
+        Err(Stop::Interrupted) => {
+            say("stopping");
+            Ok(ExitCode::SUCCESS)
+        }
+        end => end.map(|()| ExitCode::FAILURE),
+    }
+}
+
+fn choose_port(wanted: Option<u16>) -> Result<u16> {
+    match wanted {
+        Some(port) if is_free(port) => Ok(port),
+        Some(port) => failed(format!("port {port} is taken: choose another one with --port")),
+        None if is_free(GUIDE_PORT) => Ok(GUIDE_PORT),
+        None => {
+            let port = free_port()?;
+            say(format_args!("port {GUIDE_PORT} is taken, so this will be port {port}"));
+            Ok(port)
+        }
+    }
+}
+
+/// Nobody answers at `localhost`, by whatever address curl tries first, and we may listen.
+fn is_free(port: u16) -> bool {
+    TcpStream::connect(("localhost", port)).is_err() && TcpListener::bind(("127.0.0.1", port)).is_ok()
+}
+
+/// Starts `cargo lambda watch`. Its output goes to the log, and to the terminal once the flag is set.
+fn watch(
+    port: u16,
+    database: Option<&str>,
+    log: &Path,
+    processes: &mut Processes,
+    tools: &Tools,
+) -> Result<Arc<AtomicBool>> {
+    let mut watch = bound_to_us(cargo().get_program(), "TERM");
+    watch
+        // The same selection as in the build before; another one would unite other features and build anew.
+        .args(["lambda", "watch", "--package", "functions"])
+        .args(["--invoke-address", "127.0.0.1", "--invoke-port", &port.to_string()])
+        .env("CARGO_LAMBDA_IGNORE_FILE", root().join("dev/xtask/watch.ignore"))
+        .current_dir(root());
+    tools.visible_to(&mut watch).envs(database.map(|url| ("DATABASE_URL", url)));
+
+    let mut file = File::create(log).context(format_args!("write {}", log.display()))?;
+    let (mut reader, writer) = io::pipe().context("make a pipe")?;
+    watch.stderr(writer.try_clone().context("share a pipe")?).stdout(writer);
+    let live = Arc::new(AtomicBool::new(false));
+    let is_live = Arc::clone(&live);
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = reader.read(&mut buffer) {
+            drop(file.write_all(&buffer[..length]));
+            if is_live.load(Ordering::Relaxed) {
+                drop(io::stdout().write_all(&buffer[..length]));
+            }
+        }
+    });
+    processes.start("cargo lambda watch", &mut watch, Signal::TERM, Some(log))?;
+    Ok(live)
+}
+
+/// Sends one harmless request to every function: each starts with its first request.
+fn first_answers(port: u16) -> std::result::Result<(), String> {
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    for (method, path, expected) in [
+        ("GET", "/api/users?limit=1", 200),
+        ("GET", "/api/users/0", 404),
+        ("PUT", "/api/users/0", 404),
+        ("DELETE", "/api/users/0", 404),
+        ("POST", "/api/users", 400),
+    ] {
+        match status(port, method, path) {
+            Ok(found) if found == expected => {}
+            Ok(found) => {
+                return Err(format!("{method} {path} is answered with {found} instead of {expected}"));
+            }
+            Err(error) => return Err(format!("{method} {path} is not answered ({error})")),
+        }
+    }
+    Ok(())
+}
+
+/// The status of the answer to a request without a body.
+fn status(port: u16, method: &str, path: &str) -> io::Result<u16> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(FIRST_ANSWER))?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = [0; "HTTP/1.1 200".len()];
+    stream.read_exact(&mut answer)?;
+    let code = String::from_utf8_lossy(&answer[9..]).parse();
+    code.map_err(io::Error::other)
+}
+
+fn announce(port: u16, database: Option<&str>) {
+    let url = format!("http://localhost:{port}/api/users");
+    let database = database.unwrap_or("the one that DATABASE_URL names");
+    println!(
+        r#"
+The API is ready: {url}
+
+curl {url}
+
+curl -X POST {url} \
+  -H "Content-Type: application/json" \
+  -d '{{"name": "Alice", "age": 30}}'
+
+curl {url}/1
+
+curl -X PUT {url}/1 \
+  -H "Content-Type: application/json" \
+  -d '{{"name": "Alice Updated", "age": 31}}'
+
+curl -X DELETE {url}/1
+
+Database: {database}
+Saved changes of the code take effect by themselves. Ctrl-C stops everything.
+"#
+    );
+}

@@ -1,0 +1,129 @@
+//! The project's own commands, run as `cargo xtask <command>`. Nothing in it ships.
+
+mod certificates;
+mod check;
+mod dev;
+mod postgres;
+mod process;
+mod test;
+mod tools;
+
+use std::{
+    env,
+    fmt::Display,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use process::{Processes, cargo};
+use tools::Tools;
+
+const USAGE: &str = "\
+Usage: cargo xtask <command>
+
+  dev [--port N] [--fresh] [--data DIR]
+               start the API on this machine, with a PostgreSQL of its own unless DATABASE_URL is set
+                 --port N    listen on port N (default: 5000, or any free port when it is taken)
+                 --fresh     begin with an empty database
+                 --data DIR  keep the database and the logs in DIR (default: target/dev)
+  migrate      apply the migrations to DATABASE_URL
+  test [ARGS]  run all tests; ARGS are those of `cargo test`. Starts a throwaway PostgreSQL unless
+               TEST_DATABASE_URL is set
+  check        run every check that is not a test: format, lints, docs, template, SQL, advisories
+";
+
+/// Why a command ends before its work is done.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Ctrl-C, SIGTERM or SIGHUP.
+    Interrupted,
+    /// One sentence that says what is wrong and, where it can, what to do.
+    Failed(String),
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Stop>;
+
+/// Makes a [`Stop::Failed`] out of a sentence.
+pub(crate) fn failed<T>(sentence: impl Into<String>) -> Result<T> {
+    Err(Stop::Failed(sentence.into()))
+}
+
+/// Says what was being done when an operating system call failed.
+pub(crate) trait Context<T> {
+    fn context(self, doing: impl Display) -> Result<T>;
+}
+
+impl<T, E: Display> Context<T> for std::result::Result<T, E> {
+    fn context(self, doing: impl Display) -> Result<T> {
+        self.or_else(|error| failed(format!("cannot {doing}: {error}")))
+    }
+}
+
+/// Announces a step.
+pub(crate) fn say(line: impl Display) {
+    // With the terminal gone there is nobody to tell, but still something to stop.
+    drop(writeln!(io::stdout(), "· {line}"));
+}
+
+/// The workspace's folder.
+pub(crate) fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here)
+}
+
+/// Cargo's target folder, wherever the user's configuration puts it.
+fn target_folder() -> Result<PathBuf> {
+    let output = cargo()
+        .args(["metadata", "--no-deps", "--format-version=1"])
+        .output()
+        .context("run cargo metadata")?;
+    let metadata = String::from_utf8_lossy(&output.stdout);
+    // The one string that is needed does not justify a JSON parser in everybody's first build.
+    let folder = metadata.split_once("\"target_directory\":\"").and_then(|(_, rest)| rest.split_once('"'));
+    match folder {
+        Some((folder, _)) => Ok(PathBuf::from(folder.replace(r"\\", r"\"))),
+        None => failed("cargo metadata does not tell the target folder; does `cargo metadata` work?"),
+    }
+}
+
+fn run(arguments: &[String]) -> Result<ExitCode> {
+    let Some((command, rest)) = arguments.split_first() else {
+        print!("{USAGE}");
+        return Ok(ExitCode::from(2));
+    };
+    if command == "--help" || command == "-h" || command == "help" {
+        print!("{USAGE}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let target = target_folder()?;
+    let mut processes = Processes::new()?;
+    let mut tools = Tools::new(&target);
+    match command.as_str() {
+        "dev" => dev::run(&dev::Options::parse(rest)?, &target, &mut processes, &mut tools),
+        "migrate" => migrate(&mut processes, None).map(|()| ExitCode::SUCCESS),
+        "test" => test::run(rest, &target, &mut processes, &mut tools),
+        "check" => check::run(&target, &mut processes, &mut tools),
+        _ => failed(format!("there is no command `{command}`; see `cargo xtask --help`")),
+    }
+}
+
+/// Applies the migrations, to the environment's DATABASE_URL if none is given.
+pub(crate) fn migrate(processes: &mut Processes, database: Option<&str>) -> Result<()> {
+    let mut migrate = cargo();
+    migrate.args(["run", "--package", "shared", "--example", "migrate"]);
+    migrate.envs(database.map(|url| ("DATABASE_URL", url)));
+    processes.succeed(&mut migrate, "the migrations are not applied: see the message above")
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(Stop::Interrupted) => ExitCode::from(130),
+        Err(Stop::Failed(sentence)) => {
+            eprintln!("error: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}

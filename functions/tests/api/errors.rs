@@ -1,0 +1,241 @@
+//! When something fails: what the client is told, and what is logged.
+
+use serde_json::{Value, json};
+use testkit::{Database, Event, Failure};
+
+use crate::support::{
+    assert_failure, assert_success, endpoints, rows, start, start_at, start_with_database_down, user,
+    with_id, writers,
+};
+
+#[test]
+fn without_a_database_every_endpoint_is_503_and_tells_nothing_but_the_request_id() {
+    for (binary, event) in endpoints() {
+        let function = start_with_database_down(binary);
+        for request_id in ["8476a536-e9f4-11e8-9739-2dfe598c3fcd", "6bc28136-xmpl-4365-b021-0ce6b2e64ab0"] {
+            let answer = function.invoke_as(request_id, event.clone());
+            assert_eq!(answer.request_id, request_id);
+            let record = assert_failure(&answer, 503);
+            assert_eq!(record["level"], "ERROR", "{record}");
+        }
+    }
+}
+
+#[test]
+fn an_input_error_is_not_logged() {
+    for (binary, event) in with_id("0") {
+        let answer = start_with_database_down(binary).invoke(event);
+        assert_eq!((answer.status, answer.log.len()), (404, 0), "{answer:?}");
+    }
+    for (binary, event) in writers() {
+        let answer = start_with_database_down(binary).invoke(event.json(&user("", -1)));
+        assert_eq!((answer.status, answer.log.len()), (400, 0), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_broken_schema_is_500_and_logged_once_with_its_sqlstate() {
+    let database = Database::new();
+    database.execute("ALTER TABLE users DROP COLUMN age");
+    for (binary, event) in endpoints() {
+        if binary == "delete-user" {
+            // It reads no column but the key.
+            database.execute("DROP TABLE users");
+        }
+        let answer = start(binary, &database).invoke(event);
+        let record = assert_failure(&answer, 500);
+        let sqlstate = if binary == "delete-user" { "42P01" } else { "42703" };
+        assert!(record.to_string().contains(sqlstate), "{record}");
+        assert!(!answer.body.contains(sqlstate), "{}", answer.body);
+    }
+}
+
+#[test]
+fn a_repaired_schema_needs_no_restart() {
+    let database = Database::new();
+    let create = start("create-user", &database);
+    let event = || Event::post("/api/users").json(&user("Alice", 30));
+    database.execute("ALTER TABLE users RENAME COLUMN age TO years");
+    assert_failure(&create.invoke(event()), 500);
+
+    database.execute("ALTER TABLE users RENAME COLUMN years TO age");
+    assert_success(&create.invoke(event()), 201, &json!({ "id": 1, "name": "Alice", "age": 30 }));
+}
+
+#[test]
+fn a_column_of_another_type_is_500_not_a_dead_process() {
+    let database = Database::new();
+    database.execute(
+        "INSERT INTO users (name, age) VALUES ('Alice', 30); ALTER TABLE users ALTER COLUMN age TYPE TEXT",
+    );
+    for (binary, event) in endpoints() {
+        let answer = start(binary, &database).invoke(event);
+        if binary == "delete-user" {
+            assert_eq!(answer.status, 200, "{answer:?}");
+        } else {
+            assert_failure(&answer, 500);
+        }
+    }
+}
+
+#[test]
+fn an_insert_that_a_trigger_swallows_is_500_not_404() {
+    let database = Database::new();
+    database.execute(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER swallow BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION swallow()",
+    );
+    let answer = start("create-user", &database).invoke(Event::post("/api/users").json(&user("Alice", 30)));
+    assert_failure(&answer, 500);
+}
+
+#[test]
+fn a_missing_privilege_is_500() {
+    let database = Database::new();
+    let url = database.url_of_role("secret");
+    database.execute(&format!("REVOKE ALL ON users FROM {}", database.name()));
+    for (binary, event) in endpoints() {
+        let record = assert_failure(&start_at(binary, &url).invoke(event), 500);
+        assert!(record.to_string().contains("42501"), "{record}");
+    }
+}
+
+#[test]
+fn what_a_client_sent_never_reaches_the_log() {
+    let name = r#"Zaphod "level":"FATAL"} { Beeblebrox"#;
+    let database = Database::new();
+    // PostgreSQL quotes the whole row in the detail of this error.
+    database.execute("INSERT INTO users (name, age) VALUES ('Bob', 41)");
+    database.execute("ALTER TABLE users ADD CONSTRAINT sober CHECK (age < 100)");
+    for (binary, event) in writers() {
+        let write = start(binary, &database);
+        let answer = write.invoke(event.clone().json(&user(name, 149)));
+        let record = assert_failure(&answer, 500);
+        assert!(record.to_string().contains("23514"), "{record}");
+        for (expected, body) in [
+            (400, json!({ "name": "Zaphod", "age": "Beeblebrox" })),
+            (400, json!({ "name": "Zaphod\u{0}Beeblebrox", "age": 30 })),
+            (400, json!("Zaphod Beeblebrox")),
+        ] {
+            let answer = write.invoke(event.clone().json(&body));
+            assert_eq!(answer.status, expected);
+            assert!(
+                !answer.body.contains("Zaphod") && !answer.body.contains("Beeblebrox"),
+                "{}",
+                answer.body
+            );
+        }
+        assert!(write.invoke(event.clone().json(&user("Zaphod Beeblebrox", 30))).status < 300);
+        drop(
+            write.invoke(
+                event
+                    .header("authorization", "Bearer Zaphod")
+                    .header("content-type", "text/Zaphod")
+                    .body("Zaphod"),
+            ),
+        );
+
+        let log = write.log().join("\n");
+        assert!(log.contains("23514"), "the log is not empty: {log}");
+        assert!(!log.contains("Zaphod") && !log.contains("Beeblebrox"), "{log}");
+    }
+    let names: Vec<_> = rows(&database).into_iter().map(|row| row.1).collect();
+    assert_eq!(names, [Some("Zaphod Beeblebrox".to_owned()), Some("Zaphod Beeblebrox".to_owned())]);
+}
+
+#[test]
+fn a_name_that_looks_like_a_log_record_makes_no_second_record() {
+    for (binary, event) in writers() {
+        let name = r#"{"level":"ERROR","message":"Zaphod"}"#;
+        let answer = start_with_database_down(binary).invoke(event.json(&user(name, 30)));
+        let record = assert_failure(&answer, 503);
+        assert!(!record.to_string().contains("Zaphod"), "{record}");
+    }
+}
+
+#[test]
+fn no_event_ends_a_process() {
+    let database = Database::new();
+    for (binary, event) in endpoints() {
+        let function = start(binary, &database);
+        let good = Value::from(event.clone());
+        let damaged = |pointer: &str, value: Value| {
+            let mut event = good.clone();
+            let (parent, member) = pointer.rsplit_once('/').expect("a pointer");
+            event.pointer_mut(parent).expect("a parent")[member] = value;
+            event
+        };
+        for strange in [
+            json!({}),
+            json!(null),
+            json!([]),
+            json!("event"),
+            json!({ "version": "1.0" }),
+            damaged("/pathParameters", json!(null)),
+            damaged("/pathParameters", json!({})),
+            damaged("/pathParameters", json!({ "id": "" })),
+            damaged("/body", json!(null)),
+            damaged("/body", json!("%%% not base64 %%%")),
+            damaged("/headers", json!({})),
+            damaged("/headers", json!({ "content-type": "\u{7f}" })),
+            damaged("/headers/host", json!("not a host : <>")),
+            damaged("/headers/x-strange", json!("Zoë\u{0}")),
+            damaged("/headers/authorization", json!("Bearer \u{1f980}")),
+            damaged("/queryStringParameters", json!({ "": "" })),
+            damaged("/queryStringParameters", json!({ "limit": "\u{0}", "a b": "#?&=%" })),
+            damaged("/rawQueryString", json!("limit=%&after=%zz#<> \u{1f980}\u{0}")),
+            damaged("/rawPath", json!("/api/users/%zz<>\" \u{1f980}\u{0}")),
+            damaged("/rawPath", json!("")),
+            damaged("/rawPath", json!("//")),
+            damaged("/requestContext/http/path", json!("//api//users\\")),
+            damaged("/requestContext/domainName", json!("\u{1f980}")),
+            damaged("/requestContext/stage", json!("a stage")),
+            damaged("/requestContext/http/method", json!("BREW")),
+            damaged("/isBase64Encoded", json!(true)),
+            damaged("/isBase64Encoded", json!(null)),
+            damaged("/cookies", json!(["a=b", "\u{0}"])),
+        ] {
+            match function.start_invoke(strange.clone()).try_wait() {
+                Ok(answer) => assert!(answer.status < 500, "{binary} {strange}: {answer:?}"),
+                // Not an event of an HTTP API: API Gateway can't have sent it.
+                Err(Failure::FunctionError(_)) => {}
+                Err(failure) => panic!("{binary} {strange}: {failure}\n{}", function.log().join("\n")),
+            }
+        }
+        let strange = Value::from(event.clone());
+        if strange["pathParameters"].is_null() || binary == "update-user" {
+            // The user of the others is gone, or was never there.
+            let answer = function.invoke(event);
+            assert!(answer.status < 500, "{binary}: {answer:?}");
+        }
+        let log = function.log().join("\n");
+        assert!(!log.to_lowercase().contains("panic"), "{binary}: {log}");
+    }
+}
+
+#[test]
+fn whatever_a_client_can_send_is_answered_by_us() {
+    let database = Database::new();
+    for (binary, event) in endpoints() {
+        let function = start(binary, &database);
+        for strange in [
+            event.clone().header("host", "a b<>"),
+            event.clone().header("x-strange", "Zo\u{eb}\u{1f980}"),
+            event.clone().header("cookie", "a=\u{1f980}; b"),
+            event.clone().header("x-forwarded-for", ""),
+            event.clone().query("limit=%&after=%zz"),
+            event.clone().query("%00=%ff"),
+            event.clone().query("a=<>\"{}|\\^`#"),
+            event.clone().query("\u{1f980}=\u{eb}"),
+            event.clone().query("&&&=&=="),
+            event.clone().bytes(&[0, 159, 146, 150]),
+            event.clone().header("content-type", "\u{1f980}").body("x"),
+        ] {
+            let strange = Value::from(strange);
+            let answer = function.invoke(strange.clone());
+            assert!(answer.status < 500, "{binary} {strange}: {answer:?}");
+            assert!(answer.header("content-type").is_some(), "{binary} {strange}: {answer:?}");
+            assert!(answer.log.is_empty(), "{binary} {strange}: {answer:?}");
+        }
+    }
+}

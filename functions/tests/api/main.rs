@@ -1,0 +1,17 @@
+//! The contract, checked from outside: the real binaries, run as Lambda runs them, against a real PostgreSQL.
+//!
+//! A file per endpoint, and one per matter that concerns several of them.
+
+mod configuration;
+mod create_user;
+mod delete_user;
+mod differential;
+mod errors;
+mod get_user;
+mod input;
+mod list_users;
+mod migrations;
+mod round_trips;
+mod support;
+mod update_user;
+mod wiring;

@@ -1,0 +1,159 @@
+//! What the tests share.
+
+use serde_json::{Value, json};
+use testkit::{Answer, Database, Event, Function};
+
+/// The binaries that are endpoints, each with an event that gets a success where user 1 exists.
+pub(crate) fn endpoints() -> [(&'static str, Event); 5] {
+    [
+        ("list-users", Event::get("/api/users").query("limit=100")),
+        ("create-user", Event::post("/api/users").json(&user("Bob", 41))),
+        ("get-user", Event::get("/api/users/1")),
+        ("update-user", Event::put("/api/users/1").json(&user("Bob", 41))),
+        // Last: the others need the user.
+        ("delete-user", Event::delete("/api/users/1")),
+    ]
+}
+
+/// The endpoints that take a user in the body.
+pub(crate) fn writers() -> [(&'static str, Event); 2] {
+    [("create-user", Event::post("/api/users")), ("update-user", Event::put("/api/users/1"))]
+}
+
+/// The endpoints with an id in the path.
+pub(crate) fn with_id(id: &str) -> [(&'static str, Event); 3] {
+    let path = format!("/api/users/{id}");
+    [
+        ("get-user", Event::get(&path)),
+        ("update-user", Event::put(&path).json(&user("Bob", 41))),
+        ("delete-user", Event::delete(&path)),
+    ]
+}
+
+/// Where a binary was built.
+pub(crate) fn path_of(binary: &str) -> &'static str {
+    match binary {
+        "list-users" => env!("CARGO_BIN_EXE_list-users"),
+        "create-user" => env!("CARGO_BIN_EXE_create-user"),
+        "get-user" => env!("CARGO_BIN_EXE_get-user"),
+        "update-user" => env!("CARGO_BIN_EXE_update-user"),
+        "delete-user" => env!("CARGO_BIN_EXE_delete-user"),
+        _ => panic!("no binary {binary}"),
+    }
+}
+
+/// A binary on a database.
+pub(crate) fn start(binary: &str, database: &Database) -> Function {
+    start_at(binary, &database.url())
+}
+
+/// A binary with a `DATABASE_URL`.
+pub(crate) fn start_at(binary: &str, url: &str) -> Function {
+    Function::start(path_of(binary), &[("DATABASE_URL", url)])
+}
+
+/// A binary whose database is down: nothing listens on port 1, and connecting to loopback is refused at once.
+pub(crate) fn start_with_database_down(binary: &str) -> Function {
+    start_at(binary, "postgres://someone:hunter2@127.0.0.1:1/somewhere")
+}
+
+/// The members that a client sends.
+pub(crate) fn user(name: &str, age: i32) -> Value {
+    json!({ "name": name, "age": age })
+}
+
+/// All rows, in the order of their ids.
+pub(crate) fn rows(database: &Database) -> Vec<(i64, Option<String>, Option<i32>)> {
+    let rows = database.client().query("SELECT id::bigint, name, age FROM users ORDER BY users.id", &[]);
+    rows.expect("reading users").iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+}
+
+/// A success: status, type, and body to the letter.
+pub(crate) fn assert_success(answer: &Answer, status: u16, body: &Value) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/json"), "{answer:?}");
+    assert_eq!(answer.json(), *body);
+}
+
+/// A problem document (RFC 9457) with this status and the guide's member `error`.
+pub(crate) fn assert_problem(answer: &Answer, status: u16, title: &str, error: &str) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+    let body = answer.json();
+    assert_eq!(body["type"], "about:blank", "{body}");
+    assert_eq!(body["title"], title, "{body}");
+    assert_eq!(body["status"], status, "{body}");
+    assert_eq!(body["error"], error, "{body}");
+    assert_eq!(answer.header("retry-after"), None, "{answer:?}");
+    assert_eq!(body.get("requestId"), None, "{body}");
+}
+
+/// 404, without a word more.
+pub(crate) fn assert_not_found(answer: &Answer) {
+    assert_problem(answer, 404, "Not Found", "User not found");
+    assert_eq!(
+        answer.json(),
+        json!({ "type": "about:blank", "title": "Not Found", "status": 404, "error": "User not found" })
+    );
+}
+
+/// 400 that names these members of the body, and no others.
+pub(crate) fn assert_faults(answer: &Answer, error: &str, pointers: &[&str]) {
+    assert_problem(answer, 400, "Bad Request", error);
+    let body = answer.json();
+    let errors = body["errors"].as_array().unwrap_or_else(|| panic!("no errors in {body}"));
+    let mut found: Vec<_> =
+        errors.iter().map(|error| error["pointer"].as_str().unwrap_or_default()).collect();
+    found.sort_unstable();
+    assert_eq!(found, pointers, "{body}");
+    for error in errors {
+        assert!(error["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{body}");
+    }
+}
+
+/// 500 or 503: nothing but the request id in the body, and the failure logged once, under the same id. Returns the
+/// record.
+pub(crate) fn assert_failure(answer: &Answer, status: u16) -> Value {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+    assert_eq!(answer.header("retry-after"), (status == 503).then_some("1"), "{answer:?}");
+    let body = answer.json();
+    let title = if status == 503 { "Service Unavailable" } else { "Internal Server Error" };
+    assert_eq!(body["type"], "about:blank");
+    assert_eq!(body["title"], title);
+    assert_eq!(body["status"], status);
+    assert_eq!(body["requestId"], answer.request_id);
+    let error = body["error"].as_str().unwrap_or_else(|| panic!("no error in {body}"));
+    let members: Vec<_> = body.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(members.len(), 5, "{body}");
+    for secret in [
+        "127.0.0.1",
+        "localhost",
+        "refused",
+        "connect",
+        "postgres",
+        "sql",
+        "select",
+        "insert",
+        "column",
+        "relation",
+        "users",
+        "os error",
+        "db error",
+        "tls",
+        "certificate",
+        "password",
+        "authentication",
+        "hunter2",
+    ] {
+        assert!(!error.to_lowercase().contains(secret), "{secret} in {body}");
+    }
+    only_record(answer)
+}
+
+/// The only line that was logged for an answer, which is a JSON record with the request's id.
+pub(crate) fn only_record(answer: &Answer) -> Value {
+    let [line] = answer.log.as_slice() else { panic!("not exactly one line: {:#?}", answer.log) };
+    assert!(line.contains(&answer.request_id), "no {} in {line}", answer.request_id);
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in the record {line}"))
+}

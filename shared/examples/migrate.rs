@@ -1,0 +1,23 @@
+//! Applies the migrations to `DATABASE_URL`, as `cargo xtask migrate` does.
+#![expect(clippy::disallowed_macros, reason = "a command line tool prints")]
+
+use std::process::ExitCode;
+
+use shared::{Config, Error, migrate};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match apply().await {
+        Ok(applied) if applied.is_empty() => println!("The schema is up to date."),
+        Ok(applied) => println!("Applied {}.", applied.join(", ")),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+async fn apply() -> Result<Vec<&'static str>, Error> {
+    migrate::apply(&Config::from_env()?).await
+}

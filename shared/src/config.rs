@@ -1,0 +1,242 @@
+//! Configuration: the only reader of the environment.
+//!
+//! | variable | meaning | when unset or empty |
+//! |---|---|---|
+//! | `DATABASE_URL` | `postgres://user:password@host:port/database`; see below | `postgres://myuser:mypassword@localhost:5432/mydb` |
+//! | `PGSSLROOTCERT` | path of a PEM file with the certificate authorities to trust, instead of the system's; `system` for the system's | the system's |
+//!
+//! In the URL, the characters `@ : / ? # %` of a user name or password are percent-encoded. Several hosts are
+//! separated by commas: the first that accepts writes is taken. After `?` come [options of
+//! `tokio-postgres`](tokio_postgres::Config#keys), and:
+//!
+//! - `sslmode`. On any host but loopback, TLS is required and the server's certificate chain and host name are
+//!   verified (libpq's `verify-full`), whatever `sslmode` says. If every host is loopback, then `require`,
+//!   `verify-ca` and `verify-full` do the same; `disable`, `allow`, `prefer` or none mean no TLS.
+//! - `sslrootcert`: as `PGSSLROOTCERT`, and stronger.
+
+use std::{fmt, fs, net::IpAddr, time::Duration};
+
+use native_tls::{Certificate, TlsConnector};
+use percent_encoding::percent_decode_str;
+use postgres_native_tls::MakeTlsConnector;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+
+/// The database of the guide, for local use.
+const DEFAULT_URL: &str = "postgres://myuser:mypassword@localhost:5432/mydb";
+
+/// Below the query timeout of [`crate::db`]: the kernel gives up undelivered data before we give up the
+/// statement. Otherwise a healed network could deliver a write that has been answered as failed.
+const TCP_USER_TIMEOUT: Duration = Duration::from_millis(2_500);
+
+/// Where the database is and how it is reached safely.
+pub struct Config {
+    pub(crate) postgres: tokio_postgres::Config,
+    pub(crate) tls: MakeTlsConnector,
+}
+
+impl Config {
+    /// Reads the environment; the table of variables is the [module's](self).
+    ///
+    /// # Errors
+    /// One sentence that names the variable and what is wrong with it, and holds no part of a password.
+    #[expect(clippy::disallowed_methods, reason = "this is the one reader")]
+    pub fn from_env() -> Result<Self, ConfigError> {
+        let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self::from_url(set("DATABASE_URL").as_deref().unwrap_or(DEFAULT_URL), set("PGSSLROOTCERT").as_deref())
+    }
+
+    /// The same from values: `url` is `DATABASE_URL`, `root_cert` is `PGSSLROOTCERT`.
+    ///
+    /// # Errors
+    /// As [`Config::from_env`].
+    pub fn from_url(url: &str, root_cert: Option<&str>) -> Result<Self, ConfigError> {
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(ConfigError::url("must start with postgres:// or postgresql://"));
+        }
+        // Everything before the last @ may be secret; no message below quotes from there.
+        if url.matches('@').count() > 1 {
+            return Err(ConfigError::url(
+                "holds more than one @: write those of the user name or password as %40",
+            ));
+        }
+        let (url, options) = TlsOptions::take_from(url)?;
+        let mut postgres: tokio_postgres::Config =
+            url.parse().map_err(|error| ConfigError::unreadable(&error))?;
+        if postgres.get_hosts().is_empty() && postgres.get_hostaddrs().is_empty() {
+            return Err(ConfigError::url("names no host"));
+        }
+
+        postgres.tcp_user_timeout(TCP_USER_TIMEOUT);
+        postgres.ssl_mode(if options.required || !is_loopback(&postgres) {
+            SslMode::Require
+        } else {
+            SslMode::Disable
+        });
+        if postgres.get_hosts().len() > 1 {
+            postgres.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        let tls = connector(options.root_cert.as_deref().or(root_cert))?;
+        Ok(Self { postgres, tls })
+    }
+}
+
+/// What is wrong with the configuration, in one sentence without secrets.
+#[derive(Debug, Clone)]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    fn url(problem: &str) -> Self {
+        Self(format!("DATABASE_URL {problem}"))
+    }
+
+    fn unreadable(error: &tokio_postgres::Error) -> Self {
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        Self::url(&format!("can't be read: {}", cause.unwrap_or_else(|| error.to_string())))
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The options of a URL that libpq knows and `tokio-postgres` doesn't, or not with all their values.
+#[derive(Default)]
+struct TlsOptions {
+    required: bool,
+    root_cert: Option<String>,
+}
+
+impl TlsOptions {
+    /// Splits `url` into what `tokio-postgres` reads and what we do.
+    fn take_from(url: &str) -> Result<(String, Self), ConfigError> {
+        let mut ours = Self::default();
+        // A ? before the @ belongs to the password.
+        let host = url.find('@').unwrap_or(0);
+        let Some(question_mark) = url[host..].find('?').map(|at| host + at) else {
+            return Ok((url.to_owned(), ours));
+        };
+        let mut theirs = Vec::new();
+        for option in url[question_mark + 1..].split('&') {
+            match option.split_once('=') {
+                Some(("sslmode", "disable" | "allow" | "prefer")) => ours.required = false,
+                Some(("sslmode", "require" | "verify-ca" | "verify-full")) => ours.required = true,
+                Some(("sslmode", _)) => {
+                    return Err(ConfigError::url(
+                        "has an unknown sslmode: use disable, allow, prefer, require, verify-ca or verify-full",
+                    ));
+                }
+                Some(("sslrootcert", path)) => {
+                    ours.root_cert = Some(percent_decode_str(path).decode_utf8_lossy().into_owned());
+                }
+                _ => theirs.push(option),
+            }
+        }
+        Ok((format!("{}?{}", &url[..question_mark], theirs.join("&")), ours))
+    }
+}
+
+fn is_loopback(config: &tokio_postgres::Config) -> bool {
+    let hosts = config.get_hosts().iter().all(|host| match host {
+        Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()),
+        Host::Unix(_) => true,
+    });
+    hosts && config.get_hostaddrs().iter().all(IpAddr::is_loopback)
+}
+
+fn connector(root_cert: Option<&str>) -> Result<MakeTlsConnector, ConfigError> {
+    let mut builder = TlsConnector::builder();
+    if let Some(path) = root_cert.filter(|path| *path != "system") {
+        let unusable = |problem| ConfigError(format!("PGSSLROOTCERT or sslrootcert: {problem}: {path}"));
+        let pem = fs::read(path).map_err(|_| unusable("can't read the file"))?;
+        let certificates = Certificate::stack_from_pem(&pem)
+            .ok()
+            .filter(|certificates| !certificates.is_empty())
+            .ok_or_else(|| unusable("no PEM certificates in the file"))?;
+        builder.disable_built_in_roots(true);
+        for certificate in certificates {
+            builder.add_root_certificate(certificate);
+        }
+    }
+    let connector = builder.build().map_err(|error| ConfigError(format!("TLS can't be set up: {error}")))?;
+    Ok(MakeTlsConnector::new(connector))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ssl_mode(url: &str) -> SslMode {
+        Config::from_url(url, None).unwrap().postgres.get_ssl_mode()
+    }
+
+    fn sentence(url: &str) -> String {
+        Config::from_url(url, None).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn tls_is_required_off_loopback_whatever_the_url_says() {
+        for host in [
+            "db.example.com",
+            "10.0.0.7",
+            "[2001:db8::1]",
+            "localhost.example.com",
+            "localhost,db.example.com",
+        ] {
+            for options in ["", "?sslmode=disable", "?sslmode=prefer", "?sslmode=verify-full"] {
+                let url = format!("postgres://u:p@{host}/d{options}");
+                assert_eq!(ssl_mode(&url), SslMode::Require, "{url}");
+            }
+        }
+        assert_eq!(
+            ssl_mode("postgres://u:p@localhost/d?hostaddr=10.0.0.7&sslmode=disable"),
+            SslMode::Require
+        );
+    }
+
+    #[test]
+    fn on_loopback_the_url_decides() {
+        for host in ["localhost", "127.0.0.1", "[::1]", "localhost,127.0.0.2"] {
+            for (options, expected) in [
+                ("", SslMode::Disable),
+                ("?sslmode=disable", SslMode::Disable),
+                ("?sslmode=prefer", SslMode::Disable),
+                ("?connect_timeout=3&sslmode=require", SslMode::Require),
+                ("?sslmode=verify-ca&application_name=x", SslMode::Require),
+                ("?sslmode=verify-full", SslMode::Require),
+            ] {
+                let url = format!("postgresql://u:p@{host}:5433/d{options}");
+                assert_eq!(ssl_mode(&url), expected, "{url}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_question_mark_in_the_password_starts_no_options() {
+        let config = Config::from_url("postgres://u:p?sslmode=x@localhost/d?sslmode=require", None).unwrap();
+        assert_eq!(config.postgres.get_password(), Some(b"p?sslmode=x".as_slice()));
+        assert_eq!(config.postgres.get_ssl_mode(), SslMode::Require);
+    }
+
+    #[test]
+    fn a_wrong_value_gets_a_sentence_without_the_password() {
+        for (url, expected) in [
+            ("mysql://u:secret@h/d", "must start with postgres://"),
+            ("host=h password=secret", "must start with postgres://"),
+            ("postgres://u:se@cret@h/d", "more than one @"),
+            ("postgres://u:secret@h:port/d", "port"),
+            ("postgres://u:secret@h/d?sslmode=never", "unknown sslmode"),
+            ("postgres://u:secret@h/d?pgbouncer=true", "pgbouncer"),
+            ("postgres:///d", "names no host"),
+            ("postgres://u:secret@h/d?sslrootcert=/does/not/exist.pem", "can't read the file"),
+            ("postgres://u:secret@h/d?sslrootcert=Cargo.toml", "no PEM certificates"),
+        ] {
+            let sentence = sentence(url);
+            assert!(sentence.contains(expected), "{url}: {sentence}");
+            assert!(!sentence.contains("secret") && !sentence.contains("cret@"), "{url}: {sentence}");
+        }
+    }
+}
