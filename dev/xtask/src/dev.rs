@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -80,14 +80,16 @@ pub(crate) fn run(
 
     let folder = options.data.clone().unwrap_or_else(|| target.join("dev"));
     let folder = std::path::absolute(folder).context("find the data folder")?;
-    let own_database = match env::var_os("DATABASE_URL") {
-        Some(_) => None,
-        None => {
-            let cluster =
-                Cluster { folder: &folder, fresh: options.fresh, setup: GUIDE_DATABASE, settings: &[] };
-            let port = cluster.start(processes, tools)?;
-            Some(format!("postgres://myuser:mypassword@127.0.0.1:{port}/mydb"))
+    fs::create_dir_all(&folder).context(format_args!("create {}", folder.display()))?;
+    let own_database = if env::var_os("DATABASE_URL").is_some() {
+        if options.fresh {
+            return failed("--fresh empties only a database of ours, and DATABASE_URL names one of yours");
         }
+        None
+    } else {
+        let cluster = Cluster { folder: &folder, fresh: options.fresh, setup: GUIDE_DATABASE, settings: &[] };
+        let port = cluster.start(processes, tools)?;
+        Some(format!("postgres://myuser:mypassword@127.0.0.1:{port}/mydb"))
     };
     let database = own_database.as_deref();
 

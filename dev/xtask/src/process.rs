@@ -130,17 +130,14 @@ impl Processes {
     fn wait_for<T>(&mut self, wanted: impl Fn(&Event) -> Option<T>) -> Result<T> {
         loop {
             let event = self.events.recv().context("wait for the processes")?;
+            let ended = if let Event::Ended(pid, _) = event { self.forget(pid) } else { None };
             if let Some(found) = wanted(&event) {
                 return Ok(found);
             }
-            match event {
-                Event::Interrupt => return Err(Stop::Interrupted),
-                Event::Ended(pid, status) => {
-                    if let Some(child) = self.forget(pid) {
-                        return failed(child.obituary(status));
-                    }
-                }
-                Event::WorkDone => {}
+            match (event, ended) {
+                (Event::Interrupt, _) => return Err(Stop::Interrupted),
+                (Event::Ended(_, status), Some(child)) => return failed(child.obituary(status)),
+                _ => {}
             }
         }
     }
