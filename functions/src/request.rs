@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use lambda_http::{RequestExt, http::header::CONTENT_TYPE};
+use lambda_http::{RequestExt, http::header::CONTENT_TYPE, request::RequestContext};
 use serde::{
     Deserialize, Serialize,
     de::{Deserializer, MapAccess, Visitor},
 };
 use serde_json::Value;
-use shared::users::{Age, Name, NewUser};
+use shared::users::{Age, Expected, Key, Name, NewUser};
 
 use crate::Request;
 
@@ -52,6 +52,8 @@ pub enum Place {
     Pointer(&'static str),
     /// A parameter of the query.
     Parameter(String),
+    /// A header.
+    Header(&'static str),
 }
 
 impl Fault {
@@ -156,6 +158,134 @@ pub fn new_user(event: &Request) -> Result<NewUser, Rejection> {
     }
 }
 
+/// By what a repetition of this request is recognised: its `Idempotency-Key`, or else the invocation.
+///
+/// # Errors
+/// [`Rejection::Invalid`] unless the header is 1 to 255 visible ASCII characters.
+pub fn key(event: &Request) -> Result<Key, Rejection> {
+    const HEADER: &str = "Idempotency-Key";
+    let mut values = event.headers().get_all(HEADER).iter();
+    let Some(value) = values.next() else {
+        // Not the request id of API Gateway: that one is constant in event files.
+        return Ok(Key::Invocation(
+            event.lambda_context_ref().map(|context| context.request_id.clone()).unwrap_or_default(),
+        ));
+    };
+    let key = value.as_bytes();
+    if values.next().is_some() || !(1..=255).contains(&key.len()) || !key.iter().all(u8::is_ascii_graphic) {
+        return Err(Fault::new(Place::Header(HEADER), "must be 1 to 255 visible ASCII characters").into());
+    }
+    Ok(Key::Client { key: String::from_utf8_lossy(key).into_owned(), caller: caller(event) })
+}
+
+/// Who calls, as API Gateway's authorizer says; empty where anybody may call.
+fn caller(event: &Request) -> String {
+    let Some(RequestContext::ApiGatewayV2(context)) = event.request_context_ref() else {
+        return String::new();
+    };
+    let Some(authorizer) = &context.authorizer else { return String::new() };
+    if let Some(iam) = &authorizer.iam {
+        return format!("iam {}", iam.user_arn.as_deref().unwrap_or_default());
+    }
+    if let Some(jwt) = &authorizer.jwt {
+        let claim = |name| jwt.claims.get(name).map(String::as_str).unwrap_or_default();
+        return format!("jwt {} {}", claim("iss"), claim("sub"));
+    }
+    String::new()
+}
+
+/// The entity tags of `If-Match` (RFC 9110, section 13.1.1): `None` without the header or with `*`. Weak tags never
+/// match strongly and are left out.
+///
+/// # Errors
+/// [`Rejection::Invalid`] if the header is malformed.
+pub fn if_match(event: &Request) -> Result<Expected, Rejection> {
+    Ok(match entity_tags(event, "If-Match")? {
+        None | Some(EntityTags::Any) => None,
+        Some(EntityTags::List(tags)) => {
+            Some(tags.into_iter().filter(|tag| !tag.weak).map(|tag| tag.opaque).collect())
+        }
+    })
+}
+
+/// What the client has already, by `If-None-Match` (RFC 9110, section 13.1.2).
+#[derive(Debug)]
+pub struct Known(Option<EntityTags>);
+
+impl Known {
+    /// Whether the client has the content with this tag; compared weakly.
+    pub fn includes(&self, tag: &str) -> bool {
+        match &self.0 {
+            None => false,
+            Some(EntityTags::Any) => true,
+            Some(EntityTags::List(tags)) => tags.iter().any(|known| known.opaque == tag),
+        }
+    }
+}
+
+/// The header `If-None-Match`.
+///
+/// # Errors
+/// [`Rejection::Invalid`] if it is malformed.
+pub fn if_none_match(event: &Request) -> Result<Known, Rejection> {
+    Ok(Known(entity_tags(event, "If-None-Match")?))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum EntityTags {
+    Any,
+    List(Vec<EntityTag>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct EntityTag {
+    weak: bool,
+    /// Without the quotes.
+    opaque: String,
+}
+
+fn entity_tags(event: &Request, header: &'static str) -> Result<Option<EntityTags>, Rejection> {
+    let lines: Vec<_> = event.headers().get_all(header).iter().map(|value| value.as_bytes()).collect();
+    if lines.is_empty() {
+        return Ok(None);
+    }
+    let tags = parse_entity_tags(&lines.join(&b','));
+    tags.map(Some).ok_or_else(|| {
+        Fault::new(Place::Header(header), "must be * or a list of entity tags like \"abc\"").into()
+    })
+}
+
+/// `*`, or entity tags separated by commas; elements of the list may be empty (RFC 9110, sections 5.6.1 and 8.8.3).
+fn parse_entity_tags(field: &[u8]) -> Option<EntityTags> {
+    let mut rest = field.trim_ascii();
+    if rest == b"*" {
+        return Some(EntityTags::Any);
+    }
+    let mut tags = Vec::new();
+    loop {
+        while let [b',' | b' ' | b'\t', after @ ..] = rest {
+            rest = after;
+        }
+        if rest.is_empty() {
+            return (!tags.is_empty()).then_some(EntityTags::List(tags));
+        }
+        let (weak, quoted) = match rest.strip_prefix(b"W/") {
+            Some(quoted) => (true, quoted),
+            None => (false, rest),
+        };
+        let opaque = quoted.strip_prefix(b"\"")?;
+        let end = opaque.iter().position(|byte| *byte == b'"')?;
+        if opaque[..end].iter().any(|byte| matches!(byte, 0..=0x20 | 0x7f)) {
+            return None;
+        }
+        tags.push(EntityTag { weak, opaque: String::from_utf8_lossy(&opaque[..end]).into_owned() });
+        rest = opaque[end + 1..].trim_ascii_start();
+        if !matches!(rest, [] | [b',', ..]) {
+            return None;
+        }
+    }
+}
+
 /// A decimal integer in its one canonical form: no plus sign, no leading zeros.
 fn integer(text: &str) -> Option<i64> {
     text.parse().ok().filter(|number: &i64| number.to_string() == text)
@@ -230,5 +360,48 @@ impl<'de> Deserialize<'de> for Members {
         }
 
         deserializer.deserialize_map(Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(field: &str) -> Option<Vec<(bool, String)>> {
+        match parse_entity_tags(field.as_bytes())? {
+            EntityTags::Any => panic!("{field} is not any"),
+            EntityTags::List(tags) => Some(tags.into_iter().map(|tag| (tag.weak, tag.opaque)).collect()),
+        }
+    }
+
+    #[test]
+    fn entity_tags_are_read_as_rfc_9110_says() {
+        let strong = |tag: &str| (false, tag.to_owned());
+        assert_eq!(tags(r#""a""#), Some(vec![strong("a")]));
+        assert_eq!(
+            tags(r#" , "a" ,W/"b",, "", "c,d" "#),
+            Some(vec![strong("a"), (true, "b".to_owned()), strong(""), strong("c,d")])
+        );
+        assert_eq!(parse_entity_tags(b" * "), Some(EntityTags::Any));
+    }
+
+    #[test]
+    fn malformed_entity_tags_are_refused() {
+        for field in [
+            "",
+            ",",
+            "a",
+            "\"a",
+            "a\"",
+            "\"a\" \"b\"",
+            "\"a\"b",
+            "w/\"a\"",
+            "W/ \"a\"",
+            "*, \"a\"",
+            "\"a b\"",
+            "**",
+        ] {
+            assert_eq!(parse_entity_tags(field.as_bytes()), None, "{field}");
+        }
     }
 }

@@ -1,28 +1,44 @@
 //! From a result to a response. The only place that knows status codes, and the one that logs failures.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
-use lambda_http::http::{
-    HeaderName, StatusCode,
-    header::{CONTENT_TYPE, LINK, LOCATION, RETRY_AFTER},
+use lambda_http::{
+    Body,
+    http::{
+        HeaderName, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LINK, LOCATION, RETRY_AFTER},
+    },
 };
 use serde::Serialize;
 use serde_json::json;
-use shared::users::{Page, User};
+use shared::users::{Page, Tagged};
 
 use crate::{Error, Rejection};
 
 /// A response with its whole body.
-pub type Response = lambda_http::Response<lambda_http::Body>;
+pub type Response = lambda_http::Response<Body>;
 
-/// 200 with a user.
-pub fn user(user: &User) -> Response {
-    answer(StatusCode::OK, JSON, [], user)
+/// 200 with a user, for GET.
+pub fn user(user: &Tagged) -> Response {
+    answer(StatusCode::OK, JSON, [etag(user), caching()], &user.user)
+}
+
+/// 304: the client has this user already.
+pub fn not_modified(user: &Tagged) -> Response {
+    let (mut parts, _) = answer(StatusCode::NOT_MODIFIED, JSON, [etag(user), caching()], &()).into_parts();
+    parts.headers.remove(CONTENT_TYPE);
+    Response::from_parts(parts, Body::Empty)
 }
 
 /// 201 with a new user, and where it is.
-pub fn created(user: &User) -> Response {
-    answer(StatusCode::CREATED, JSON, [(LOCATION, format!("/api/users/{}", user.id))], user)
+pub fn created(user: &Tagged) -> Response {
+    let location = (LOCATION, format!("/api/users/{}", user.user.id));
+    answer(StatusCode::CREATED, JSON, [etag(user), location], &user.user)
+}
+
+/// 200 with a user, for PUT.
+pub fn updated(user: &Tagged) -> Response {
+    answer(StatusCode::OK, JSON, [etag(user)], &user.user)
 }
 
 /// 200 with the guide's message.
@@ -33,7 +49,16 @@ pub fn deleted(id: i64) -> Response {
 /// 200 with an array of users and, if there are more, a link to the next page (RFC 8288).
 pub fn page(page: &Page, limit: u16) -> Response {
     let next = page.next_after.map(|after| format!("</api/users?limit={limit}&after={after}>; rel=\"next\""));
-    answer(StatusCode::OK, JSON, next.map(|next| (LINK, next)), &page.users)
+    answer(StatusCode::OK, JSON, iter::once(caching()).chain(next.map(|next| (LINK, next))), &page.users)
+}
+
+fn etag(user: &Tagged) -> (HeaderName, String) {
+    (ETAG, format!("\"{}\"", user.tag))
+}
+
+/// A client may keep the answer for itself, and asks whether it still holds.
+fn caching() -> (HeaderName, String) {
+    (CACHE_CONTROL, "private, no-cache".to_owned())
 }
 
 /// The problem document (RFC 9457) for an error, with the guide's own member `error`. A failure of ours is
@@ -47,6 +72,12 @@ pub fn problem(error: &Error, request_id: &str, elapsed: Duration) -> Response {
         Error::Rejected(Rejection::NoSuchUser) | Error::Refused(shared::Error::UserNotFound) => {
             (StatusCode::NOT_FOUND, "User not found")
         }
+        Error::Refused(shared::Error::Changed) => {
+            (StatusCode::PRECONDITION_FAILED, "The user has changed: If-Match does not match")
+        }
+        Error::Refused(shared::Error::KeyReused) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "Idempotency-Key was used for another request")
+        }
         Error::Rejected(Rejection::BodyTooLarge) => {
             (StatusCode::PAYLOAD_TOO_LARGE, "The body must not be larger than 16 KiB")
         }
@@ -56,6 +87,10 @@ pub fn problem(error: &Error, request_id: &str, elapsed: Duration) -> Response {
         Error::Refused(shared::Error::Unavailable(_)) => {
             (StatusCode::SERVICE_UNAVAILABLE, "The database is not available; try again")
         }
+        Error::Refused(shared::Error::OutcomeUnknown(_)) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "It is not known whether the user was created; with an Idempotency-Key, trying again is safe",
+        ),
         Error::Refused(shared::Error::Internal(_) | shared::Error::Config(_)) | Error::Panicked(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "Internal server error")
         }
@@ -74,16 +109,15 @@ pub fn problem(error: &Error, request_id: &str, elapsed: Duration) -> Response {
         document["requestId"] = json!(request_id);
         log(error, status, request_id, elapsed);
     }
-    let retry = (status == StatusCode::SERVICE_UNAVAILABLE).then(|| (RETRY_AFTER, "1".to_owned()));
+    // Only where trying again is safe: clients act on this header by themselves.
+    let retry =
+        matches!(error, Error::Refused(shared::Error::Unavailable(_))).then(|| (RETRY_AFTER, "1".to_owned()));
     answer(status, "application/problem+json", retry, &document)
 }
 
 fn log(error: &Error, status: StatusCode, request_id: &str, elapsed: Duration) {
     let (reason, failure) = match error {
-        Error::Refused(error @ (shared::Error::Unavailable(failure) | shared::Error::Internal(failure))) => {
-            (error.to_string(), Some(failure))
-        }
-        Error::Refused(error) => (error.to_string(), None),
+        Error::Refused(error) => (error.to_string(), error.failure()),
         Error::Panicked(place) => (format!("panicked at {place}"), None),
         Error::Rejected(_) => return,
     };

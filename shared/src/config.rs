@@ -21,6 +21,8 @@ use percent_encoding::percent_decode_str;
 use postgres_native_tls::MakeTlsConnector;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
+use crate::db::CONNECT_TIMEOUT;
+
 /// The database of the guide, for local use.
 const DEFAULT_URL: &str = "postgres://myuser:mypassword@localhost:5432/mydb";
 
@@ -74,6 +76,8 @@ impl Config {
         });
         if postgres.get_hosts().len() > 1 {
             postgres.target_session_attrs(TargetSessionAttrs::ReadWrite);
+            // A host that is gone must leave time for the next one.
+            postgres.connect_timeout(CONNECT_TIMEOUT / 2);
         }
         let tls = connector(options.root_cert.as_deref().or(root_cert))?;
         Ok(Self { postgres, tls })

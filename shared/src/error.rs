@@ -12,19 +12,41 @@ use crate::config::ConfigError;
 pub enum Error {
     /// No user has this id.
     UserNotFound,
+    /// The user exists, but none of the expected entity tags is its own.
+    Changed,
+    /// The idempotency key was used for another user or by another caller.
+    KeyReused,
     /// The database can't be reached or is overloaded. Nothing was applied, or repeating it is safe.
     Unavailable(Failure),
+    /// As [`Error::Unavailable`], but something may have been applied, and repeating it could apply it twice.
+    OutcomeUnknown(Failure),
     /// A defect of the program or the schema.
     Internal(Failure),
     /// The environment is wrong; nothing works until somebody corrects it.
     Config(ConfigError),
 }
 
+impl Error {
+    /// What failed, if it was the database.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Unavailable(failure) | Self::OutcomeUnknown(failure) | Self::Internal(failure) => {
+                Some(failure)
+            }
+            Self::UserNotFound | Self::Changed | Self::KeyReused | Self::Config(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UserNotFound => f.write_str("user not found"),
-            Self::Unavailable(failure) | Self::Internal(failure) => failure.fmt(f),
+            Self::Changed => f.write_str("user has changed"),
+            Self::KeyReused => f.write_str("idempotency key was used for something else"),
+            Self::Unavailable(failure) | Self::OutcomeUnknown(failure) | Self::Internal(failure) => {
+                failure.fmt(f)
+            }
             Self::Config(error) => error.fmt(f),
         }
     }
@@ -59,12 +81,14 @@ pub struct Failure {
     /// PostgreSQL's five-character error code, if the server sent one.
     pub sqlstate: Option<String>,
     /// How often the operation was tried.
-    pub attempts: u32,
+    pub attempts: usize,
+    /// Whether one of the attempts may have been applied.
+    pub maybe_applied: bool,
 }
 
 impl Failure {
     pub(crate) fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), sqlstate: None, attempts: 1 }
+        Self { reason: reason.into(), sqlstate: None, attempts: 1, maybe_applied: false }
     }
 
     /// A statement failed. The server's message is left out: it may quote values.
@@ -78,12 +102,17 @@ impl Failure {
             }
             None => format!("statement failed: {}", chain(error)),
         };
-        Self { reason, sqlstate: sqlstate(error), attempts: 1 }
+        Self { reason, sqlstate: sqlstate(error), attempts: 1, maybe_applied: false }
     }
 
     /// A connection could not be made. No statement was sent, so the server's message quotes no values.
     pub(crate) fn of_connect(error: &tokio_postgres::Error) -> Self {
-        Self { reason: format!("can't connect: {}", chain(error)), sqlstate: sqlstate(error), attempts: 1 }
+        Self {
+            reason: format!("can't connect: {}", chain(error)),
+            sqlstate: sqlstate(error),
+            attempts: 1,
+            maybe_applied: false,
+        }
     }
 }
 

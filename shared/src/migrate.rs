@@ -6,17 +6,20 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, error::SqlState};
+use tokio::time::{Instant, sleep};
+use tokio_postgres::{Client, error::SqlState, types::Type};
 
 use crate::{
     config::Config,
-    db::Session,
+    db::{CONNECT_TIMEOUT, Session},
     error::{Error, Failure},
 };
 
 /// All migrations by name, in order. A name is recorded once it was applied: never rename one.
-const MIGRATIONS: [(&str, &str); 1] =
-    [("0001_create_users", include_str!("../migrations/0001_create_users.sql"))];
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("0001_create_users", include_str!("../migrations/0001_create_users.sql")),
+    ("0002_create_idempotency_keys", include_str!("../migrations/0002_create_idempotency_keys.sql")),
+];
 
 const RECORD_TABLE: &str = "\
     CREATE TABLE IF NOT EXISTS schema_migrations (\
@@ -24,14 +27,14 @@ const RECORD_TABLE: &str = "\
         applied_at TIMESTAMPTZ NOT NULL DEFAULT now())";
 
 /// How often a statement is tried that another applier keeps getting in the way of.
-const TRIES: u32 = 10;
+const TRIES: usize = 10;
 
 /// Applies what has not been applied yet, and returns its names.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if the database can't be reached, [`Error::Internal`] if it refuses a statement.
 pub async fn apply(config: &Config) -> Result<Vec<&'static str>, Error> {
-    let session = Session::open(config).await?;
+    let session = Session::open(config, Instant::now() + CONNECT_TIMEOUT).await?;
     let client = &session.client;
     run(client, RECORD_TABLE).await?;
     let applied: Vec<String> = client
@@ -46,7 +49,7 @@ pub async fn apply(config: &Config) -> Result<Vec<&'static str>, Error> {
         if applied.iter().all(|applied| applied != name) {
             run(client, sql).await?;
             let record = "INSERT INTO schema_migrations (name) VALUES ($1) ON CONFLICT DO NOTHING";
-            client.execute_typed(record, &[(&name, tokio_postgres::types::Type::TEXT)]).await?;
+            client.execute_typed(record, &[(&name, Type::TEXT)]).await?;
             new.push(name);
         }
     }
@@ -63,7 +66,7 @@ async fn run(client: &Client, sql: &str) -> Result<(), Error> {
             return Err(Error::Internal(failure));
         }
         tries += 1;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
     }
     Ok(())
 }

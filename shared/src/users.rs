@@ -1,13 +1,14 @@
 //! Users and the five operations on them, each beside its SQL.
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
 };
 
 use crate::{
-    db::Database,
+    db::{Database, Reply},
     error::{Error, Failure},
 };
 
@@ -29,6 +30,14 @@ pub struct NewUser {
     pub name: Name,
     /// The age.
     pub age: Age,
+}
+
+impl NewUser {
+    /// SHA-256 over what a repeated request must have in common with the first.
+    fn fingerprint(&self, caller: &str) -> Vec<u8> {
+        // A name holds no control characters, so 0 separates.
+        Sha256::digest(format!("{}\0{}\0{caller}", self.name.0, self.age.0)).to_vec()
+    }
 }
 
 /// A name: 1 to 100 characters (Unicode scalar values), not blank, no control characters.
@@ -61,6 +70,49 @@ impl Age {
     }
 }
 
+/// By what a repeated request for a new user is recognised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// The client has chosen `key`; `caller` says who the client is, and is empty where anybody may call.
+    Client {
+        /// Unique among this caller's requests.
+        key: String,
+        /// The caller's identity.
+        caller: String,
+    },
+    /// The id of the invocation, which no client knows: only repetitions of our own are recognised.
+    Invocation(String),
+}
+
+impl Key {
+    /// The key as it is stored. The prefix keeps the two kinds apart.
+    fn stored(&self) -> String {
+        match self {
+            Self::Client { key, .. } => format!("client {key}"),
+            Self::Invocation(id) => format!("invocation {id}"),
+        }
+    }
+
+    fn caller(&self) -> &str {
+        match self {
+            Self::Client { caller, .. } => caller,
+            Self::Invocation(_) => "",
+        }
+    }
+}
+
+/// A user with the entity tag of its content, without quotes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tagged {
+    /// The user.
+    pub user: User,
+    /// Differs whenever name or age differ.
+    pub tag: String,
+}
+
+/// The entity tags that a user may have for an operation to take place; any with `None`.
+pub type Expected = Option<Vec<String>>;
+
 /// One page of the list of users, in the order of their ids.
 #[derive(Debug)]
 pub struct Page {
@@ -82,62 +134,144 @@ pub const LIST: &str = "\
 pub async fn list(db: &Database, after: Option<i64>, limit: u16) -> Result<Page, Error> {
     let after = after.unwrap_or(i64::MIN);
     // One row more than asked for tells whether a next page exists.
-    let rows = db.query(LIST, &[(&after, Type::INT8), (&(i64::from(limit) + 1), Type::INT8)]).await?;
-    let mut users = rows.iter().map(user).collect::<Result<Vec<_>, _>>()?;
+    let reply = db.query(LIST, &[(&after, Type::INT8), (&(i64::from(limit) + 1), Type::INT8)]).await?;
+    let mut users = reply.rows.iter().map(user).collect::<Result<Vec<_>, _>>()?;
     let more = users.len() > usize::from(limit);
     users.truncate(limit.into());
     let next_after = users.last().filter(|_| more).map(|last| last.id);
     Ok(Page { users, next_after })
 }
 
-const GET: &str = "SELECT id::bigint, name, age FROM users WHERE id = $1";
+/// The entity tag is made of the row's content, so that changes by other programs count and no column is needed.
+const GET: &str = "\
+    SELECT id::bigint, name, age, md5(ROW(name, age)::text) FROM users WHERE id = $1";
 
 /// The user with this id.
 ///
 /// # Errors
 /// [`Error::UserNotFound`], [`Error::Unavailable`] or [`Error::Internal`].
-pub async fn get(db: &Database, id: i64) -> Result<User, Error> {
-    let rows = db.query(GET, &[(&id, Type::INT8)]).await?;
-    user(rows.first().ok_or(Error::UserNotFound)?)
+pub async fn get(db: &Database, id: i64) -> Result<Tagged, Error> {
+    let reply = db.query(GET, &[(&id, Type::INT8)]).await?;
+    tagged(reply.rows.first().ok_or(Error::UserNotFound)?)
 }
 
-const CREATE: &str = "INSERT INTO users (name, age) VALUES ($1, $2) RETURNING id::bigint, name, age";
+/// One statement does it all: it looks for the key, stores user and key if there is none, and tells the user's id and
+/// whether the key's fingerprint is this one. Of two at the same moment one gets 23505, runs again and sees the other.
+const CREATE: &str = "\
+    WITH seen AS (SELECT user_id, fingerprint FROM idempotency_keys WHERE key = $1), \
+    made AS (INSERT INTO users (name, age) SELECT $3, $4 WHERE NOT EXISTS (SELECT FROM seen) RETURNING id), \
+    kept AS (INSERT INTO idempotency_keys (key, fingerprint, user_id) SELECT $1, $2, id FROM made) \
+    SELECT id::bigint, $3, $4, md5(ROW($3, $4)::text), true FROM made UNION ALL \
+    SELECT user_id, $3, $4, md5(ROW($3, $4)::text), fingerprint = $2 FROM seen";
 
-/// Stores a new user.
+/// Stores a new user, once per `key`: repeated, it answers the user as it was created, even if it was changed or
+/// deleted since.
+///
+/// # Errors
+/// [`Error::KeyReused`], [`Error::Unavailable`], [`Error::OutcomeUnknown`] or [`Error::Internal`].
+pub async fn create(db: &Database, new: &NewUser, key: &Key) -> Result<Tagged, Error> {
+    let params: [Param; 4] = [
+        (&key.stored(), Type::TEXT),
+        (&new.fingerprint(key.caller()), Type::BYTEA),
+        (&new.name.0, Type::VARCHAR),
+        (&new.age.0, Type::INT4),
+    ];
+    let reply = db.query(CREATE, &params).await.map_err(|error| match (error, key) {
+        (Error::Unavailable(failure), Key::Invocation(_)) if failure.maybe_applied => {
+            Error::OutcomeUnknown(failure)
+        }
+        (error, _) => error,
+    })?;
+    let row = reply.rows.first().ok_or_else(|| Failure::new("INSERT has answered no row"))?;
+    if row.try_get(4)? { tagged(row) } else { Err(Error::KeyReused) }
+}
+
+const UPDATE: &str = "\
+    WITH old AS (SELECT id FROM users WHERE id = $1), \
+    new AS (UPDATE users SET name = $3, age = $4 \
+        WHERE id = $1 AND ($2::text[] IS NULL OR md5(ROW(name, age)::text) = ANY($2)) \
+        RETURNING id, name, age, md5(ROW(name, age)::text) AS tag) \
+    SELECT new.id::bigint, new.name, new.age, new.tag FROM old LEFT JOIN new ON true";
+
+/// Replaces name and age of the user with this id, if its entity tag is among `expected`.
+///
+/// # Errors
+/// [`Error::UserNotFound`], [`Error::Changed`], [`Error::Unavailable`] or [`Error::Internal`].
+pub async fn update(db: &Database, id: i64, new: &NewUser, expected: &Expected) -> Result<Tagged, Error> {
+    let params: [Param; 4] = [
+        (&id, Type::INT8),
+        (expected, Type::TEXT_ARRAY),
+        (&new.name.0, Type::VARCHAR),
+        (&new.age.0, Type::INT4),
+    ];
+    let reply = db.query(UPDATE, &params).await?;
+    tagged(changed(&reply, expected)?)
+}
+
+const DELETE: &str = "\
+    WITH old AS (SELECT id FROM users WHERE id = $1), \
+    gone AS (DELETE FROM users \
+        WHERE id = $1 AND ($2::text[] IS NULL OR md5(ROW(name, age)::text) = ANY($2)) RETURNING id) \
+    SELECT gone.id::bigint FROM old LEFT JOIN gone ON true";
+
+/// Removes the user with this id, if its entity tag is among `expected`.
+///
+/// # Errors
+/// [`Error::UserNotFound`], [`Error::Changed`], [`Error::Unavailable`] or [`Error::Internal`].
+pub async fn delete(db: &Database, id: i64, expected: &Expected) -> Result<(), Error> {
+    let reply = db.query(DELETE, &[(&id, Type::INT8), (expected, Type::TEXT_ARRAY)]).await?;
+    match changed(&reply, expected) {
+        // An earlier attempt of our own has removed it.
+        Err(Error::UserNotFound) if reply.repeated => Ok(()),
+        result => result.map(|_| ()),
+    }
+}
+
+/// The row that a conditional statement has changed.
+fn changed<'a>(reply: &'a Reply, expected: &Expected) -> Result<&'a Row, Error> {
+    let refusal = match reply.rows.first() {
+        Some(row) if row.try_get::<_, Option<i64>>(0)?.is_some() => return Ok(row),
+        Some(_) if expected.is_some() => Error::Changed,
+        _ => Error::UserNotFound,
+    };
+    // What refuses this attempt may be what an earlier one has done. To say that it succeeded because the content is
+    // as asked for would let two clients believe that they both won.
+    if reply.repeated && expected.is_some() {
+        let failure = Failure::new("a repeated conditional statement was refused: the outcome is unknown");
+        return Err(Error::Unavailable(Failure { maybe_applied: true, attempts: 2, ..failure }));
+    }
+    Err(refusal)
+}
+
+/// Deletes the idempotency keys that are older than 24 hours, and returns how many. Every statement looks at 1,000 keys
+/// at most, in the order of the primary key, so that none is long and none is looked at twice.
 ///
 /// # Errors
 /// [`Error::Unavailable`] or [`Error::Internal`].
-pub async fn create(db: &Database, new: &NewUser) -> Result<User, Error> {
-    let rows = db.query(CREATE, &[(&new.name.0, Type::VARCHAR), (&new.age.0, Type::INT4)]).await?;
-    user(rows.first().ok_or_else(|| Failure::new("INSERT has answered no row"))?)
+pub async fn delete_old_keys(db: &Database) -> Result<i64, Error> {
+    const SQL: &str = "\
+        WITH page AS (SELECT key, created_at FROM idempotency_keys WHERE key > $1 ORDER BY key LIMIT 1000), \
+        gone AS (DELETE FROM idempotency_keys WHERE key IN \
+            (SELECT key FROM page WHERE created_at < now() - interval '24 hours') RETURNING key) \
+        SELECT (SELECT max(key) FROM page), (SELECT count(*) FROM gone)";
+    let (mut last, mut deleted) = (Some(String::new()), 0);
+    while let Some(key) = last {
+        let reply = db.query(SQL, &[(&key, Type::TEXT)]).await?;
+        let row = reply.rows.first().ok_or_else(|| Failure::new("SELECT has answered no row"))?;
+        last = row.try_get(0)?;
+        deleted += row.try_get::<_, i64>(1)?;
+    }
+    Ok(deleted)
 }
 
-const UPDATE: &str = "UPDATE users SET name = $2, age = $3 WHERE id = $1 RETURNING id::bigint, name, age";
-
-/// Replaces name and age of the user with this id.
-///
-/// # Errors
-/// [`Error::UserNotFound`], [`Error::Unavailable`] or [`Error::Internal`].
-pub async fn update(db: &Database, id: i64, new: &NewUser) -> Result<User, Error> {
-    let params: [(&(dyn ToSql + Sync), Type); 3] =
-        [(&id, Type::INT8), (&new.name.0, Type::VARCHAR), (&new.age.0, Type::INT4)];
-    let rows = db.query(UPDATE, &params).await?;
-    user(rows.first().ok_or(Error::UserNotFound)?)
-}
-
-const DELETE: &str = "DELETE FROM users WHERE id = $1 RETURNING id::bigint";
-
-/// Removes the user with this id.
-///
-/// # Errors
-/// [`Error::UserNotFound`], [`Error::Unavailable`] or [`Error::Internal`].
-pub async fn delete(db: &Database, id: i64) -> Result<(), Error> {
-    let rows = db.query(DELETE, &[(&id, Type::INT8)]).await?;
-    rows.first().map(|_| ()).ok_or(Error::UserNotFound)
-}
+type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 fn user(row: &Row) -> Result<User, Error> {
     Ok(User { id: row.try_get(0)?, name: row.try_get(1)?, age: row.try_get(2)? })
+}
+
+fn tagged(row: &Row) -> Result<Tagged, Error> {
+    Ok(Tagged { user: user(row)?, tag: row.try_get(3)? })
 }
 
 #[cfg(test)]

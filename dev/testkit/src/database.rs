@@ -49,6 +49,15 @@ impl Database {
         migrate(&self.url())
     }
 
+    /// Deletes the idempotency keys whose time is over and tells how many.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn delete_old_keys(&self) -> i64 {
+        let database = shared::Database::new(shared::Config::from_url(&self.url(), None));
+        block_on(shared::users::delete_old_keys(&database)).expect("deleting keys")
+    }
+
     /// `DATABASE_URL` for a function: verified TLS where the server's URL asks for it.
     pub fn url(&self) -> String {
         url(&self.name)
@@ -61,24 +70,57 @@ impl Database {
 
     /// The same without TLS.
     pub fn plain_url_via(&self, proxy: &Proxy) -> String {
-        let server = Server::current();
-        let Server { credentials, host, .. } = server;
-        format!("postgres://{credentials}@{host}:{}/{}?sslmode=disable", proxy.port(), self.name)
+        self.plain_url_at(proxy.port())
     }
 
-    /// The URL of a new role of this database's own that may read and write users and nothing else.
+    /// The same without TLS at another port, where something else speaks for the server.
+    pub fn plain_url_at(&self, port: u16) -> String {
+        let Server { credentials, host, .. } = Server::current();
+        format!("postgres://{credentials}@{host}:{port}/{}?sslmode=disable", self.name)
+    }
+
+    /// The URL of a new role of this database's own that may read and write the tables and nothing else.
     ///
     /// # Panics
     /// When there is one already.
     pub fn url_of_role(&self, password: &str) -> String {
+        self.create_role(password, Server::current().port)
+    }
+
+    /// The same by way of a proxy.
+    ///
+    /// # Panics
+    /// As [`Database::url_of_role`].
+    pub fn role_url_via(&self, proxy: &Proxy) -> String {
+        self.create_role("password", proxy.port())
+    }
+
+    fn create_role(&self, password: &str, port: u16) -> String {
         let role = &self.name;
         let quoted = password.replace('\'', "''");
         self.execute(&format!(
-            "CREATE ROLE {role} LOGIN PASSWORD '{quoted}'; GRANT SELECT, INSERT, UPDATE, DELETE ON users TO {role}"
+            "CREATE ROLE {role} LOGIN PASSWORD '{quoted}';
+             GRANT SELECT, INSERT, UPDATE, DELETE ON users, idempotency_keys TO {role}"
         ));
         let encoded = percent_encoding::utf8_percent_encode(password, percent_encoding::NON_ALPHANUMERIC);
-        let Server { host, port, query, .. } = Server::current();
+        let Server { host, query, .. } = Server::current();
         format!("postgres://{role}:{encoded}@{host}:{port}/{}?{query}", self.name)
+    }
+
+    /// Waits until so many statements wait for a lock.
+    ///
+    /// # Panics
+    /// After 10 seconds.
+    pub fn wait_for_locks(&self, statements: i64) {
+        let mut client = self.client();
+        for _ in 0..1000 {
+            let waiting = "SELECT count(*) FROM pg_stat_activity, pg_sleep(0.01)
+                           WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            if client.query_one(waiting, &[]).expect("asking for locks").get::<_, i64>(0) == statements {
+                return;
+            }
+        }
+        panic!("there were never {statements} statements that wait for a lock");
     }
 
     /// The database's name on the server.
@@ -124,11 +166,11 @@ fn url(database: &str) -> String {
 
 fn migrate(url: &str) -> Result<Vec<&'static str>, shared::Error> {
     let config = shared::Config::from_url(url, None).expect("the test server's URL is understood");
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
-        .block_on(shared::migrate::apply(&config))
+    block_on(shared::migrate::apply(&config))
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
 }
 
 /// The server that `TEST_DATABASE_URL` names.

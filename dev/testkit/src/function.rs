@@ -9,7 +9,7 @@ use std::thread;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
 use crate::runtime_api::{NoResult, RuntimeApi};
@@ -108,6 +108,24 @@ impl Function {
     /// The lines that the process has written so far, to stdout or stderr.
     pub fn log(&self) -> Vec<String> {
         self.api.log.lines()
+    }
+
+    /// Freezes the process, as Lambda does between invocations, until [`Function::thaw`].
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn freeze(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).expect("stopping the process");
+        // Returns once it has stopped, not merely been told to.
+        waitid(WaitId::Pid(Pid::from_child(&self.child)), WaitIdOptions::STOPPED).expect("its stop");
+    }
+
+    /// Ends a freeze.
+    ///
+    /// # Panics
+    /// When the process has ended.
+    pub fn thaw(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).expect("continuing the process");
     }
 
     /// The id of the process.

@@ -7,13 +7,17 @@
 mod database;
 mod event;
 mod function;
+mod network;
+mod pgbouncer;
 mod proxy;
 mod runtime_api;
 
 pub use database::{Database, Server};
 pub use event::Event;
 pub use function::{Answer, Failure, Function, Pending};
-pub use proxy::Proxy;
+pub use network::Network;
+pub use pgbouncer::PgBouncer;
+pub use proxy::{Greeting, Proxy};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

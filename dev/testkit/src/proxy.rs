@@ -1,10 +1,12 @@
-//! A TCP proxy in front of PostgreSQL that watches what a binary does on the wire.
+//! A TCP proxy in front of PostgreSQL that watches what a binary does on the wire, and makes a bad network.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::{Server, lock};
 
@@ -18,52 +20,108 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 /// before the answer that they led to.
 #[derive(Debug)]
 pub struct Proxy {
-    port: u16,
+    address: SocketAddr,
     state: Arc<State>,
     acceptor: Option<JoinHandle<Vec<JoinHandle<()>>>>,
 }
 
-#[derive(Debug)]
+/// What a new connection meets.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Greeting {
+    /// The server.
+    #[default]
+    Server,
+    /// `N` to the wish for TLS, as from a server without TLS, and then nothing.
+    NoTls,
+    /// Nothing.
+    Silence,
+    /// The end.
+    Hangup,
+    /// A fatal error with this SQLSTATE, as from a server that lets nobody in; without TLS only.
+    Fatal(&'static str),
+}
+
+#[derive(Debug, Default)]
 struct State {
-    refuses_tls: bool,
     stopped: AtomicBool,
     seen: Mutex<Seen>,
+    server_has_closed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
     connections: usize,
     round_trips: usize,
+    closed_by_server: usize,
     sent: Vec<u8>,
-    streams: Vec<TcpStream>,
+    links: Vec<Arc<Link>>,
+    greeting: Greeting,
+    next_greetings: VecDeque<Greeting>,
+    delay: Duration,
+    lose_request: bool,
+    lose_answer: bool,
+}
+
+/// The two ends of a connection.
+#[derive(Debug)]
+struct Link {
+    client: TcpStream,
+    server: Option<TcpStream>,
+    silent: AtomicBool,
+}
+
+impl Link {
+    fn ends(&self) -> impl Iterator<Item = &TcpStream> {
+        [Some(&self.client), self.server.as_ref()].into_iter().flatten()
+    }
+
+    /// Fails where an end was faster: closed is closed.
+    fn close(&self) {
+        for end in self.ends() {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
 }
 
 impl Proxy {
     /// Passes everything on to the test server and back.
     #[expect(clippy::new_without_default, reason = "a default that opens a port would surprise")]
     pub fn new() -> Self {
-        Self::start(false)
+        Self::listen(TcpListener::bind("127.0.0.1:0").expect("a loopback port"))
+    }
+
+    /// The same on a port on which nothing has listened so far.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    pub fn at(port: u16) -> Self {
+        Self::listen(TcpListener::bind(("127.0.0.1", port)).expect("a free port"))
     }
 
     /// Answers a client's wish for TLS with `N`, as a server without TLS does, and then says nothing.
     pub fn refusing_tls() -> Self {
-        Self::start(true)
+        let proxy = Self::new();
+        proxy.greet(Greeting::NoTls);
+        proxy
     }
 
-    fn start(refuses_tls: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-        let port = listener.local_addr().expect("its number").port();
-        let state = Arc::new(State { refuses_tls, stopped: AtomicBool::new(false), seen: Mutex::default() });
+    /// The same for a listener made elsewhere.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub fn listen(listener: TcpListener) -> Self {
+        let address = listener.local_addr().expect("its address");
+        let state = Arc::<State>::default();
         let acceptor = thread::spawn({
             let state = Arc::clone(&state);
             move || state.accept(&listener)
         });
-        Self { port, state, acceptor: Some(acceptor) }
+        Self { address, state, acceptor: Some(acceptor) }
     }
 
     /// The port it listens on.
     pub fn port(&self) -> u16 {
-        self.port
+        self.address.port()
     }
 
     /// How many connections clients have opened.
@@ -83,6 +141,72 @@ impl Proxy {
         (self.round_trips() - before, result)
     }
 
+    /// What new connections meet from now on.
+    pub fn greet(&self, greeting: Greeting) {
+        lock(&self.state.seen).greeting = greeting;
+    }
+
+    /// What the next connections meet, one each, before those after them meet what [`Proxy::greet`] says.
+    pub fn greet_next(&self, greetings: impl IntoIterator<Item = Greeting>) {
+        lock(&self.state.seen).next_greetings.extend(greetings);
+    }
+
+    /// Holds back all that passes, in each direction, for so long.
+    pub fn delay(&self, delay: Duration) {
+        lock(&self.state.seen).delay = delay;
+    }
+
+    /// Swallows what is sent on the connections that are open, in both directions: they stay open.
+    pub fn silence(&self) {
+        for link in &lock(&self.state.seen).links {
+            link.silent.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Closes the connections that are open.
+    pub fn close(&self) {
+        for link in &lock(&self.state.seen).links {
+            link.close();
+        }
+    }
+
+    /// Resets the connections that are open.
+    pub fn reset(&self) {
+        for end in lock(&self.state.seen).links.iter().flat_map(|link| link.ends()) {
+            // Dissolving a connection sends RST. Fails where there is none any more.
+            let _ = rustix::net::connect_unspec(end);
+        }
+    }
+
+    /// Closes the connection on which a client sends next, and passes nothing of that on.
+    pub fn lose_next_request(&self) {
+        lock(&self.state.seen).lose_request = true;
+    }
+
+    /// Closes the connection on which the server answers next, and passes nothing of that on. A server answers a
+    /// statement after it has committed it.
+    pub fn lose_next_answer(&self) {
+        lock(&self.state.seen).lose_answer = true;
+    }
+
+    /// Takes back all that was asked for and concerns what is still to come. What has happened to the connections
+    /// that are open stays as it is.
+    pub fn heal(&self) {
+        let mut seen = lock(&self.state.seen);
+        seen.greeting = Greeting::Server;
+        seen.next_greetings.clear();
+        seen.delay = Duration::ZERO;
+        seen.lose_request = false;
+        seen.lose_answer = false;
+    }
+
+    /// Waits until the server has closed so many connections.
+    pub fn wait_until_closed_by_server(&self, connections: usize) {
+        let seen = lock(&self.state.seen);
+        let open = |seen: &mut Seen| seen.closed_by_server < connections;
+        drop(self.state.server_has_closed.wait_while(seen, open).unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Every byte that clients sent until they closed their connections, in order of arrival. Waits for that: end
     /// the client first.
     pub fn into_sent(mut self) -> Vec<u8> {
@@ -95,8 +219,11 @@ impl Proxy {
     fn stop_accepting(&mut self) -> Vec<JoinHandle<()>> {
         let Some(acceptor) = self.acceptor.take() else { return Vec::new() };
         self.state.stopped.store(true, Ordering::SeqCst);
-        // Wakes `accept`. If it fails the listener is gone already.
-        drop(TcpStream::connect(("127.0.0.1", self.port)));
+        // Wakes `accept`; more than once if the way there has just been mended.
+        let woken = (0..5).any(|_| TcpStream::connect_timeout(&self.address, Duration::from_secs(1)).is_ok());
+        if !woken {
+            return Vec::new();
+        }
         acceptor.join().unwrap_or_default()
     }
 }
@@ -104,14 +231,17 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         let pumps = self.stop_accepting();
-        for stream in &lock(&self.state.seen).streams {
-            // Fails where the peer was faster: closed is closed.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        self.close();
         for pump in pumps {
             let _ = pump.join();
         }
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    ToServer,
+    ToClient,
 }
 
 impl State {
@@ -124,71 +254,133 @@ impl State {
             let state = Arc::clone(self);
             pumps.push(thread::spawn(move || {
                 // An error ends the connection, which the client sees; the counts stay right.
-                let _ = if state.refuses_tls { state.refuse_tls(client) } else { state.forward(client) };
+                let _ = state.serve(client);
             }));
         }
         pumps
     }
 
-    fn refuse_tls(&self, mut client: TcpStream) -> std::io::Result<()> {
-        self.opened(&[&client])?;
+    fn serve(self: &Arc<Self>, client: TcpStream) -> std::io::Result<()> {
+        // Whoever sits between must not add a delay of its own.
+        client.set_nodelay(true)?;
+        let greeting = {
+            let mut seen = lock(&self.seen);
+            seen.next_greetings.pop_front().unwrap_or(seen.greeting)
+        };
+        let server = match greeting {
+            Greeting::Server => {
+                let server = Server::current();
+                let server = TcpStream::connect((server.host.as_str(), server.port))?;
+                server.set_nodelay(true)?;
+                Some(server)
+            }
+            _ => None,
+        };
+        let link = Arc::new(Link { client, server, silent: AtomicBool::new(false) });
+        {
+            let mut seen = lock(&self.seen);
+            seen.connections += 1;
+            seen.links.push(Arc::clone(&link));
+        }
+        let served = match greeting {
+            Greeting::Server => self.forward(&link),
+            Greeting::NoTls => self.refuse_tls(&link.client),
+            Greeting::Silence => self.swallow(&link.client),
+            Greeting::Hangup => link.client.shutdown(Shutdown::Both),
+            Greeting::Fatal(sqlstate) => fatal(&link.client, sqlstate),
+        };
+        // Lets go of the sockets.
+        lock(&self.seen).links.retain(|open| !Arc::ptr_eq(open, &link));
+        served
+    }
+
+    fn refuse_tls(&self, mut client: &TcpStream) -> std::io::Result<()> {
         let mut first = [0; SSL_REQUEST.len()];
         client.read_exact(&mut first)?;
         lock(&self.seen).sent.extend_from_slice(&first);
         if first == SSL_REQUEST {
             client.write_all(b"N")?;
         }
+        self.swallow(client)
+    }
+
+    fn swallow(&self, mut client: &TcpStream) -> std::io::Result<()> {
         let mut rest = Vec::new();
         let end = client.read_to_end(&mut rest);
         lock(&self.seen).sent.extend(rest);
         end.map(|_| ())
     }
 
-    fn forward(self: &Arc<Self>, client: TcpStream) -> std::io::Result<()> {
-        let server = Server::current();
-        let server = TcpStream::connect((server.host.as_str(), server.port))?;
-        // Whoever sits between must not add a delay of its own.
-        client.set_nodelay(true)?;
-        server.set_nodelay(true)?;
-        self.opened(&[&client, &server])?;
-        let server_spoke_last = Arc::new(AtomicBool::new(true));
-
+    fn forward(self: &Arc<Self>, link: &Arc<Link>) -> std::io::Result<()> {
+        let Some(server) = &link.server else { return Ok(()) };
+        let spoke = Arc::new(AtomicBool::new(true));
         let upwards = thread::spawn({
-            let (state, spoke) = (Arc::clone(self), Arc::clone(&server_spoke_last));
-            let (client, server) = (client.try_clone()?, server.try_clone()?);
+            let (state, link, spoke) = (Arc::clone(self), Arc::clone(link), Arc::clone(&spoke));
             move || {
-                pump(client, server, |bytes| {
-                    let mut seen = lock(&state.seen);
-                    seen.sent.extend_from_slice(bytes);
-                    if spoke.swap(false, Ordering::SeqCst) {
-                        seen.round_trips += 1;
-                    }
-                });
+                if let Some(server) = &link.server {
+                    state.pump(&link, Direction::ToServer, &link.client, server, &spoke);
+                }
             }
         });
-        pump(server, client, |_| server_spoke_last.store(true, Ordering::SeqCst));
+        self.pump(link, Direction::ToClient, server, &link.client, &spoke);
+        lock(&self.seen).closed_by_server += 1;
+        self.server_has_closed.notify_all();
         upwards.join().map_err(|_| std::io::Error::other("the other direction panicked"))
     }
 
-    fn opened(&self, streams: &[&TcpStream]) -> std::io::Result<()> {
-        let mut seen = lock(&self.seen);
-        seen.connections += 1;
-        for stream in streams {
-            seen.streams.push(stream.try_clone()?);
+    fn pump(
+        &self,
+        link: &Link,
+        direction: Direction,
+        mut from: &TcpStream,
+        mut to: &TcpStream,
+        server_spoke_last: &AtomicBool,
+    ) {
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            let bytes = &buffer[..length];
+            let (lost, delay) = {
+                let mut seen = lock(&self.seen);
+                let lost = match direction {
+                    Direction::ToServer => {
+                        seen.sent.extend_from_slice(bytes);
+                        seen.round_trips += usize::from(server_spoke_last.swap(false, Ordering::SeqCst));
+                        &mut seen.lose_request
+                    }
+                    Direction::ToClient => {
+                        server_spoke_last.store(true, Ordering::SeqCst);
+                        &mut seen.lose_answer
+                    }
+                };
+                (std::mem::take(lost), seen.delay)
+            };
+            if lost {
+                link.close();
+                return;
+            }
+            if !delay.is_zero() {
+                thread::sleep(delay);
+            }
+            if !link.silent.load(Ordering::SeqCst) && to.write_all(bytes).is_err() {
+                break;
+            }
         }
-        Ok(())
+        // The end of one direction is passed on like its bytes; the other may still have something to say.
+        if !link.silent.load(Ordering::SeqCst) {
+            let _ = to.shutdown(Shutdown::Write);
+            let _ = from.shutdown(Shutdown::Read);
+        }
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, mut observe: impl FnMut(&[u8])) {
-    let mut buffer = [0; 16 * 1024];
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        observe(&buffer[..length]);
-        if to.write_all(&buffer[..length]).is_err() {
-            break;
-        }
-    }
-    // The end of one direction is passed on like its bytes; the other may still have something to say.
-    let _ = to.shutdown(Shutdown::Write);
-    let _ = from.shutdown(Shutdown::Read);
+/// Reads the StartupMessage and answers with an ErrorResponse.
+fn fatal(mut client: &TcpStream, sqlstate: &str) -> std::io::Result<()> {
+    let mut length = [0; 4];
+    client.read_exact(&mut length)?;
+    let mut startup = vec![0; u32::from_be_bytes(length) as usize - length.len()];
+    client.read_exact(&mut startup)?;
+    let fields = format!("SFATAL\0VFATAL\0C{sqlstate}\0Mmade by the test\0\0");
+    let size = u32::try_from(fields.len() + 4).map_err(std::io::Error::other)?;
+    client.write_all(&[b"E", size.to_be_bytes().as_slice(), fields.as_bytes()].concat())?;
+    client.shutdown(Shutdown::Both)
 }

@@ -27,6 +27,7 @@ pub(crate) fn run(
     if env::var_os("TEST_DATABASE_URL").is_none() {
         tests.env("TEST_DATABASE_URL", throwaway_server(target, processes, tools)?);
     }
+    tests.envs(tools.pgbouncer(processes)?.map(|program| ("PGBOUNCER", program)));
     say("running the tests");
     let status = processes.run(tools.visible_to(&mut tests))?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());

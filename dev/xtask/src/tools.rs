@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Context, Result, failed,
+    Context, Result, Stop, failed,
     process::{Processes, cargo, works},
     say,
 };
@@ -20,6 +20,18 @@ const NODE: &str = "24.19.0";
 const POSTGRES: &str = "18.4.0-beta.17";
 /// The oldest PostgreSQL that will do.
 const OLDEST_POSTGRES: u32 = 14;
+
+/// Fetches PgBouncer with the libraries that few other programs need, and writes a script that finds them. What package
+/// lists there are may be too old, or none; refreshing them takes root.
+const UNPACK_PGBOUNCER: &str = r#"
+    libraries() { apt-cache depends pgbouncer | sed -n 's/.*Depends: \(lib\(c-ares\|cares\|event\).*\)/\1/p'; }
+    [ -n "$(libraries)" ] || apt-get update -q
+    apt-get -q download pgbouncer $(libraries)
+    for package in *.deb; do dpkg --extract "$package" root; done
+    printf '%s\n' '#!/bin/sh' 'root=$(dirname "$0")/root' \
+        'export LD_LIBRARY_PATH=$(echo "$root"/usr/lib/*-linux-gnu*)' 'exec "$root/usr/sbin/pgbouncer" "$@"' > run
+    chmod +x run
+"#;
 
 /// Where fetched tools are, and which of them the next commands shall find.
 pub(crate) struct Tools {
@@ -94,6 +106,32 @@ impl Tools {
         self.path.push(folder.join("bin"));
         self.python_path.push(folder);
         Ok(())
+    }
+
+    /// PgBouncer: the installed one, else Debian's package unpacked below `target/tools`, which takes no privileges.
+    /// Without either, the test that needs it fails and says so.
+    pub(crate) fn pgbouncer(&self, processes: &mut Processes) -> Result<Option<PathBuf>> {
+        let installed = installed_postgres()
+            .into_iter()
+            .chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from))
+            .map(|folder| folder.join("pgbouncer"))
+            .find(|program| program.is_file());
+        if installed.is_some() || !works(Command::new("apt-get").arg("--version")) {
+            return Ok(installed);
+        }
+        let fetched = self.fetch("pgbouncer", |folder| {
+            let mut unpack = Command::new("sh");
+            unpack.args(["-ec", UNPACK_PGBOUNCER]).current_dir(folder);
+            processes.succeed(&mut unpack, "apt-get could not fetch PgBouncer: install pgbouncer")
+        });
+        match fetched {
+            Ok(folder) => Ok(Some(folder.join("run"))),
+            Err(Stop::Interrupted) => Err(Stop::Interrupted),
+            Err(Stop::Failed(sentence)) => {
+                say(format_args!("{sentence}; a test will fail without it"));
+                Ok(None)
+            }
+        }
     }
 
     fn cargo_install(&mut self, processes: &mut Processes, name: &str, version: &str) -> Result<()> {

@@ -11,6 +11,7 @@ async fn main() -> Result<(), StartError> {
 
 async fn handle(db: &Database, event: Request) -> Result<Response, Error> {
     let new = request::new_user(&event)?;
-    let user = users::create(db, &new).await?;
+    let key = request::key(&event)?;
+    let user = users::create(db, &new, &key).await?;
     Ok(response::created(&user))
 }

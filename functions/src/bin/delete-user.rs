@@ -11,6 +11,7 @@ async fn main() -> Result<(), StartError> {
 
 async fn handle(db: &Database, event: Request) -> Result<Response, Error> {
     let id = request::user_id(&event)?;
-    users::delete(db, id).await?;
+    let expected = request::if_match(&event)?;
+    users::delete(db, id, &expected).await?;
     Ok(response::deleted(id))
 }

@@ -12,6 +12,7 @@ async fn main() -> Result<(), StartError> {
 async fn handle(db: &Database, event: Request) -> Result<Response, Error> {
     let id = request::user_id(&event)?;
     let new = request::new_user(&event)?;
-    let user = users::update(db, id, &new).await?;
-    Ok(response::user(&user))
+    let expected = request::if_match(&event)?;
+    let user = users::update(db, id, &new, &expected).await?;
+    Ok(response::updated(&user))
 }

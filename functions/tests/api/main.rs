@@ -2,16 +2,22 @@
 //!
 //! A file per endpoint, and one per matter that concerns several of them.
 
+mod chaos;
 mod configuration;
 mod create_user;
 mod delete_user;
 mod differential;
 mod errors;
+mod faults;
 mod get_user;
 mod input;
 mod list_users;
 mod migrations;
+mod model;
+mod properties;
 mod round_trips;
+mod safe_writes;
+mod soak;
 mod support;
 mod update_user;
 mod wiring;

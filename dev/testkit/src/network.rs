@@ -1,0 +1,125 @@
+//! A network that can be cut so that nobody is told: a namespace behind a virtual cable.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Namespaces are named so, and then like the process that owns them.
+const PREFIX: &str = "cut";
+
+/// A network namespace of one test's own, named like the cable that leads there. A proxy in the same namespace as the
+/// binary can swallow data, but its kernel still acknowledges them; here nothing does.
+#[derive(Debug)]
+pub struct Network {
+    name: String,
+    address: Ipv4Addr,
+}
+
+impl Network {
+    /// `None`, and a word about it in the output, where the machine does not allow it: it takes Linux, root and
+    /// iproute2.
+    ///
+    /// # Panics
+    /// When it is allowed and fails halfway.
+    pub fn new() -> Option<Self> {
+        sweep();
+        let process = std::process::id();
+        let name = format!("{PREFIX}{process}");
+        // Four addresses for each process, from the range for tests of networks (RFC 2544).
+        let base = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + process % (1 << 14) * 4;
+        let [here, there] = [1, 2].map(|end| Ipv4Addr::from(base + end));
+        let allowed = ip(&format!("netns add {name}"));
+        let Some(network) = allowed.then_some(Self { name, address: there }) else {
+            println!("not checked: this machine allows no network namespaces");
+            return None;
+        };
+        let name = &network.name;
+        for step in [
+            format!("link add {name} type veth peer name there netns {name}"),
+            format!("address add {here}/30 dev {name}"),
+            format!("link set {name} up"),
+            format!("-netns {name} address add {there}/30 dev there"),
+            format!("-netns {name} link set there up"),
+        ] {
+            assert!(ip(&step), "ip {step}");
+        }
+        Some(network)
+    }
+
+    /// A listener in the namespace. What it accepts belongs there, whoever uses it.
+    ///
+    /// # Panics
+    /// When it can't be made.
+    pub fn listen(&self) -> TcpListener {
+        let address = self.address;
+        let namespace = File::open(format!("/run/netns/{}", self.name)).expect("the namespace");
+        // In a thread of its own: a thread that has moved stays there.
+        let listening = thread::spawn(move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("moving there");
+            TcpListener::bind((address, 0)).expect("listening there")
+        });
+        listening.join().expect("a listener")
+    }
+
+    /// The address of what [`Network::listen`] made.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// From now on, packets get lost.
+    ///
+    /// # Panics
+    /// When the cable can't be cut.
+    pub fn cut(&self) {
+        assert!(ip(&format!("-netns {} link set there down", self.name)));
+    }
+
+    /// Ends [`Network::cut`].
+    ///
+    /// # Panics
+    /// When the cable can't be mended.
+    pub fn mend(&self) {
+        assert!(ip(&format!("-netns {} link set there up", self.name)));
+    }
+
+    /// How many sockets of this machine are still connected to a port there, or have data to deliver to it.
+    ///
+    /// # Panics
+    /// When the kernel doesn't tell.
+    pub fn sockets_to(&self, port: u16) -> usize {
+        // The kernel's own notation: the bytes of the address in memory order, then the port.
+        let remote = format!("{:08X}:{port:04X}", u32::from_ne_bytes(self.address.octets()));
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("the table of sockets");
+        table.lines().filter(|line| line.split_whitespace().nth(2) == Some(&remote)).count()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // Takes the cable with it.
+        ip(&format!("netns delete {}", self.name));
+    }
+}
+
+/// Deletes the namespaces of processes that are no more.
+fn sweep() {
+    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX).filter(|process| process.parse::<u32>().is_ok());
+        if owner.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            ip(&format!("netns delete {name}"));
+        }
+    }
+}
+
+fn ip(arguments: &str) -> bool {
+    let mut command = Command::new("ip");
+    let command = command.args(arguments.split(' ')).stdin(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}

@@ -1,0 +1,86 @@
+//! PgBouncer in transaction mode, in front of the test server.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crate::Server;
+
+/// A PgBouncer of one test's own, which gives each transaction any of its two connections to the server.
+#[derive(Debug)]
+pub struct PgBouncer {
+    port: u16,
+    child: Child,
+    folder: PathBuf,
+}
+
+impl PgBouncer {
+    /// Starts the program at `PGBOUNCER`, or the installed one.
+    ///
+    /// # Panics
+    /// When there is none, with what to install.
+    #[expect(clippy::new_without_default, reason = "a default that starts a process would surprise")]
+    pub fn new() -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = free.expect("a free port").port();
+        let folder = std::env::temp_dir().join(format!("pgbouncer-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder for its configuration");
+        let Server { credentials, host, port: server_port, .. } = Server::current();
+        let (user, password) = credentials.split_once(':').expect("TEST_DATABASE_URL holds a password");
+        let password = percent_encoding::percent_decode_str(password).decode_utf8_lossy();
+        let write = |name: &str, content: String| {
+            let path = folder.join(name);
+            std::fs::write(&path, content).expect("its configuration");
+            path
+        };
+        let users = write("users", format!("\"{user}\" \"{password}\"\n"));
+        let config = write(
+            "pgbouncer.ini",
+            format!(
+                "[databases]\n* = host={host} port={server_port}\n\
+                 [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+                 auth_type = scram-sha-256\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 2\n\
+                 server_tls_sslmode = disable\n",
+                users.display()
+            ),
+        );
+        let program = std::env::var_os("PGBOUNCER").unwrap_or_else(|| "/usr/sbin/pgbouncer".into());
+        let mut command = Command::new(program);
+        if rustix::process::geteuid().is_root() {
+            // It refuses to run as root.
+            command.args(["-u", "nobody"]);
+        }
+        let child = command
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("PgBouncer can't be started ({error}): install it (Debian's package pgbouncer)")
+            });
+        let mut bouncer = Self { port, child, folder };
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = bouncer.child.try_wait().expect("its state");
+            assert!(ended.is_none(), "PgBouncer has ended: {ended:?}");
+            thread::sleep(Duration::from_millis(10));
+        }
+        bouncer
+    }
+
+    /// The port it listens on, without TLS.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        // Fails when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}

@@ -1,0 +1,20 @@
+//! Panics when the query says so, over the start-up code of the real binaries: for the tests alone.
+
+use functions::{Database, Error, Request, Response, StartError, response, serve, start};
+use lambda_http::RequestExt;
+use shared::users;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), StartError> {
+    let db = start().await;
+    serve(|event| handle(&db, event)).await
+}
+
+async fn handle(db: &Database, event: Request) -> Result<Response, Error> {
+    let user = users::get(db, 1).await?;
+    assert!(
+        event.query_string_parameters_ref().is_none_or(|query| query.is_empty()),
+        "a user's secret: {user:?}"
+    );
+    Ok(response::user(&user))
+}

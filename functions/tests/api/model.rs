@@ -1,0 +1,385 @@
+//! Any sequence of the five operations is answered as a map in memory says.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::TestCaseResult;
+use serde_json::{Value, json};
+use testkit::{Answer, Database, Event};
+
+use crate::properties::check;
+use crate::support::{endpoints, rows, start};
+
+#[test]
+fn any_sequence_of_operations_is_answered_as_a_map_in_memory_says() {
+    let database = Database::new();
+    let client = RefCell::new(database.client());
+    let functions = BTreeMap::from(endpoints().map(|(binary, _)| (binary, start(binary, &database))));
+    check(100, vec(operation(), 1..50), |operations| {
+        let empty = "TRUNCATE users, idempotency_keys RESTART IDENTITY";
+        client.borrow_mut().batch_execute(empty).expect("an empty table");
+        let mut model = Model::default();
+        for operation in operations {
+            let (binary, event) = model.request(&operation);
+            let answer = functions[binary].invoke(event.clone());
+            let expected = model.apply(&operation, &answer).unwrap_or_else(|problem| problem);
+            model.compare(expected, &answer).map_err(|error| {
+                TestCaseError::fail(format!("{error}\n{operation:?}\nEvent: {event}\n{answer:?}"))
+            })?;
+        }
+        let users = model.users.into_iter().map(|(id, (name, age))| (id, Some(name), Some(age)));
+        prop_assert_eq!(rows(&database), users.collect::<Vec<_>>());
+        Ok(())
+    });
+}
+
+type Content = (String, i32);
+
+#[derive(Clone, Debug)]
+enum Operation {
+    List(Query),
+    Get(Id, Option<Tags>),
+    Create(Body, Option<Key>),
+    Update(Id, Body, Option<Tags>),
+    Delete(Id, Option<Tags>),
+}
+
+#[derive(Clone, Debug)]
+enum Query {
+    Page(Option<i64>, Option<u16>),
+    Wrong(&'static str),
+}
+
+#[derive(Clone, Debug)]
+enum Id {
+    /// One that was given to a user, who may be gone.
+    Given(Index),
+    Other(&'static str),
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    User(Content),
+    /// With the answer's member `error`.
+    Wrong(&'static str, &'static str),
+}
+
+#[derive(Clone, Debug)]
+struct Key(&'static str, Caller);
+
+/// Nobody where anybody may call.
+type Caller = Option<&'static str>;
+
+#[derive(Clone, Debug)]
+enum Tags {
+    List(Vec<Tag>),
+    Any,
+    Malformed,
+}
+
+#[derive(Clone, Debug)]
+struct Tag {
+    weak: bool,
+    of: Of,
+}
+
+/// What an entity tag belongs to.
+#[derive(Clone, Debug)]
+enum Of {
+    /// What the user has now.
+    Current,
+    /// What some user has, or had.
+    Known(Index),
+    Nothing,
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let after = option::of(prop_oneof![3 => -1..12_i64, 1 => select(vec![i64::MIN, i64::MAX])]);
+    let limit = option::of(prop_oneof![3 => 1..4_u16, 1 => Just(1000)]);
+    let wrong = ["limit=0", "limit=1001&after=01", "after=1&after=2", "after=%2B1", "page=2"];
+    let query = prop_oneof![
+        4 => (after, limit).prop_map(|(after, limit)| Query::Page(after, limit)),
+        1 => select(wrong.to_vec()).prop_map(Query::Wrong),
+    ];
+    let other = ["1000000", "9223372036854775807", "9223372036854775808", "0", "-1", "01", "1.0", "x"];
+    let other = select(other.to_vec()).prop_map(Id::Other);
+    let id = prop_oneof![6 => any::<Index>().prop_map(Id::Given), 1 => other].boxed();
+    let name = prop_oneof![
+        4 => select(vec!["Alice", "Bob", " Bob", "😀"]).prop_map(str::to_owned),
+        1 => "\\PC{1,100}".prop_filter("blank", |name| !name.trim().is_empty()),
+    ];
+    let wrong = [
+        ("{", "Invalid input"),
+        (r#"["Alice",30]"#, "Invalid input"),
+        (r#"{"name":"Alice","age":151}"#, "Invalid input"),
+        (r#"{"name":"Alice"}"#, "Missing required fields"),
+    ];
+    let body = prop_oneof![
+        6 => (name, prop_oneof![3 => 30..32, 1 => 0..=150]).prop_map(Body::User),
+        1 => select(wrong.to_vec()).prop_map(|(text, error)| Body::Wrong(text, error)),
+    ]
+    .boxed();
+    let caller = select(vec![None, Some("Ann"), Some("Ann"), Some("Ben")]);
+    let key = (select(vec!["a", "b", "c", "not visible"]), caller).prop_map(|(key, caller)| Key(key, caller));
+    let of =
+        prop_oneof![3 => Just(Of::Current), 2 => any::<Index>().prop_map(Of::Known), 1 => Just(Of::Nothing)];
+    let tag = (prop::bool::weighted(0.2), of).prop_map(|(weak, of)| Tag { weak, of });
+    let tags = prop_oneof![
+        6 => vec(tag, 1..3).prop_map(Tags::List),
+        1 => select(vec![Tags::Any, Tags::Malformed]),
+    ];
+    let tags = option::of(tags).boxed();
+    prop_oneof![
+        2 => query.prop_map(Operation::List),
+        2 => (id.clone(), tags.clone()).prop_map(|(id, tags)| Operation::Get(id, tags)),
+        4 => (body.clone(), option::of(key)).prop_map(|(body, key)| Operation::Create(body, key)),
+        3 => (id.clone(), body, tags.clone()).prop_map(|(id, body, tags)| Operation::Update(id, body, tags)),
+        1 => (id, tags).prop_map(|(id, tags)| Operation::Delete(id, tags)),
+    ]
+}
+
+/// What the database would hold if it were a few maps.
+#[derive(Debug, Default)]
+struct Model {
+    users: BTreeMap<i64, Content>,
+    /// All ids that were ever given, in order.
+    given: Vec<i64>,
+    /// What was asked for with each key, by whom, and the id that was answered.
+    keys: BTreeMap<&'static str, (Content, Caller, i64)>,
+    /// The entity tag that each content was seen with.
+    tags: BTreeMap<Content, String>,
+}
+
+/// The answer that there must be.
+#[derive(Debug, Default)]
+struct Expected {
+    status: u16,
+    body: Value,
+    /// The content whose entity tag it has.
+    tag_of: Option<Content>,
+    link: Option<String>,
+    location: Option<String>,
+}
+
+impl Expected {
+    fn user(status: u16, id: i64, content: &Content) -> Self {
+        let body = json!({ "id": id, "name": content.0, "age": content.1 });
+        let location = (status == 201).then(|| format!("/api/users/{id}"));
+        Self { status, body, tag_of: Some(content.clone()), location, link: None }
+    }
+
+    fn problem(status: u16, title: &str, error: &str) -> Self {
+        let body = json!({ "type": "about:blank", "title": title, "status": status, "error": error });
+        Self { status, body, ..Self::default() }
+    }
+
+    fn invalid() -> Self {
+        Self::problem(400, "Bad Request", "Invalid input")
+    }
+
+    fn not_found() -> Self {
+        Self::problem(404, "Not Found", "User not found")
+    }
+}
+
+impl Model {
+    /// The binary that serves an operation, and its event.
+    fn request(&self, operation: &Operation) -> (&'static str, Value) {
+        let path = |id| format!("/api/users/{}", self.id(id));
+        let with_body = |event: Event, body: &Body| match body {
+            // A client may send back all that it got; the id doesn't count.
+            Body::User((name, age)) => event.json(&json!({ "id": 0, "name": name, "age": age })),
+            Body::Wrong(text, _) => event.body(text),
+        };
+        let with_tags = |event: Event, header: &str, id: &Id, tags: &Option<Tags>| match tags {
+            None => event,
+            Some(Tags::Any) => event.header(header, "*"),
+            Some(Tags::Malformed) => event.header(header, "x"),
+            Some(Tags::List(tags)) => {
+                let current = self.possible(id).ok().and_then(|id| self.users.get(&id));
+                let tags = tags
+                    .iter()
+                    .map(|tag| format!("{}{}", if tag.weak { "W/" } else { "" }, self.tag(&tag.of, current)));
+                event.header(header, &tags.collect::<Vec<_>>().join(", "))
+            }
+        };
+        match operation {
+            Operation::List(query) => {
+                let query = match query {
+                    Query::Wrong(text) => (*text).to_owned(),
+                    Query::Page(None, None) => String::new(),
+                    Query::Page(Some(after), None) => format!("after={after}"),
+                    Query::Page(None, Some(limit)) => format!("limit={limit}"),
+                    Query::Page(Some(after), Some(limit)) => format!("after={after}&limit={limit}"),
+                };
+                ("list-users", Event::get("/api/users").query(&query).into())
+            }
+            Operation::Get(id, tags) => {
+                ("get-user", with_tags(Event::get(&path(id)), "if-none-match", id, tags).into())
+            }
+            Operation::Create(body, key) => {
+                let event = with_body(Event::post("/api/users"), body);
+                let Some(Key(key, caller)) = key else { return ("create-user", event.into()) };
+                let mut event = Value::from(event.header("idempotency-key", key));
+                event["requestContext"]["authorizer"] = json!({ "iam": { "userArn": caller } });
+                ("create-user", event)
+            }
+            Operation::Update(id, body, tags) => {
+                let event = with_body(Event::put(&path(id)), body);
+                ("update-user", with_tags(event, "if-match", id, tags).into())
+            }
+            Operation::Delete(id, tags) => {
+                ("delete-user", with_tags(Event::delete(&path(id)), "if-match", id, tags).into())
+            }
+        }
+    }
+
+    fn id(&self, id: &Id) -> String {
+        match id {
+            Id::Given(_) if self.given.is_empty() => "1".to_owned(),
+            Id::Given(index) => index.get(&self.given).to_string(),
+            Id::Other(text) => (*text).to_owned(),
+        }
+    }
+
+    fn tag(&self, of: &Of, current: Option<&Content>) -> &str {
+        let known: Vec<_> = self.tags.values().map(String::as_str).collect();
+        match (of, current) {
+            (Of::Current, Some(content)) => &self.tags[content],
+            (Of::Known(index), _) if !known.is_empty() => known[index.index(known.len())],
+            _ => "\"nothing's\"",
+        }
+    }
+
+    /// Does the operation and tells what must be answered. The id of a new user is the answer's to choose.
+    fn apply(&mut self, operation: &Operation, answer: &Answer) -> Result<Expected, Expected> {
+        match operation {
+            Operation::List(Query::Wrong(_)) => Err(Expected::invalid()),
+            Operation::List(Query::Page(after, limit)) => Ok(self.page(*after, limit.unwrap_or(1000))),
+            Operation::Get(id, known) => {
+                let (id, content) = self.existing(self.possible(id)?, known)?;
+                Ok(match known {
+                    Some(known) if self.matches(known, &content, true) => {
+                        Expected { status: 304, tag_of: Some(content), ..Expected::default() }
+                    }
+                    _ => Expected::user(200, id, &content),
+                })
+            }
+            Operation::Create(body, key) => self.create(valid(body)?, key.as_ref(), answer),
+            Operation::Update(id, body, expected) => {
+                let (id, content) = (self.possible(id)?, valid(body)?);
+                self.changeable(id, expected)?;
+                self.users.insert(id, content.clone());
+                Ok(Expected::user(200, id, content))
+            }
+            Operation::Delete(id, expected) => {
+                let id = self.possible(id)?;
+                self.changeable(id, expected)?;
+                self.users.remove(&id);
+                let body = json!({ "message": format!("User {id} deleted") });
+                Ok(Expected { status: 200, body, ..Expected::default() })
+            }
+        }
+    }
+
+    fn page(&self, after: Option<i64>, limit: u16) -> Expected {
+        let mut users = self.users.iter().filter(|(id, _)| after.is_none_or(|after| **id > after));
+        let page: Vec<_> = users.by_ref().take(limit.into()).collect();
+        let last = page.last().filter(|_| users.next().is_some());
+        let link = last.map(|(id, _)| format!("</api/users?limit={limit}&after={id}>; rel=\"next\""));
+        let body =
+            page.iter().map(|(id, (name, age))| json!({ "id": id, "name": name, "age": age })).collect();
+        Expected { status: 200, body, link, ..Expected::default() }
+    }
+
+    fn create(
+        &mut self,
+        content: &Content,
+        key: Option<&Key>,
+        answer: &Answer,
+    ) -> Result<Expected, Expected> {
+        if key.is_some_and(|Key(key, _)| key.contains(' ')) {
+            return Err(Expected::invalid());
+        }
+        if let Some((Key(_, caller), first)) = key.and_then(|key| Some((key, self.keys.get(key.0)?))) {
+            if (&first.0, &first.1) != (content, caller) {
+                let error = "Idempotency-Key was used for another request";
+                return Err(Expected::problem(422, "Unprocessable Entity", error));
+            }
+            return Ok(Expected::user(201, first.2, content));
+        }
+        let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        let last = self.given.last().copied().unwrap_or_default();
+        let id = body["id"].as_i64().filter(|id| *id > last).unwrap_or(last + 1);
+        self.given.push(id);
+        self.users.insert(id, content.clone());
+        self.keys.extend(key.map(|Key(key, caller)| (*key, (content.clone(), *caller, id))));
+        Ok(Expected::user(201, id, content))
+    }
+
+    /// The number that an id is.
+    fn possible(&self, id: &Id) -> Result<i64, Expected> {
+        let text = self.id(id);
+        text.parse().ok().filter(|id: &i64| *id > 0 && id.to_string() == text).ok_or_else(Expected::not_found)
+    }
+
+    fn existing(&self, id: i64, tags: &Option<Tags>) -> Result<(i64, Content), Expected> {
+        if matches!(tags, Some(Tags::Malformed)) {
+            return Err(Expected::invalid());
+        }
+        self.users.get(&id).map(|content| (id, content.clone())).ok_or_else(Expected::not_found)
+    }
+
+    fn changeable(&self, id: i64, expected: &Option<Tags>) -> Result<(), Expected> {
+        let (_, content) = self.existing(id, expected)?;
+        let changed = "The user has changed: If-Match does not match";
+        match expected {
+            Some(tags) if !self.matches(tags, &content, false) => {
+                Err(Expected::problem(412, "Precondition Failed", changed))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn matches(&self, tags: &Tags, content: &Content, weakly: bool) -> bool {
+        match tags {
+            Tags::Any => true,
+            Tags::Malformed => false,
+            Tags::List(tags) => tags
+                .iter()
+                .any(|tag| (weakly || !tag.weak) && self.tag(&tag.of, Some(content)) == self.tags[content]),
+        }
+    }
+
+    fn compare(&mut self, expected: Expected, answer: &Answer) -> TestCaseResult {
+        prop_assert_eq!(answer.status, expected.status);
+        let mut body = serde_json::from_str(&answer.body).unwrap_or(Value::Null);
+        // Which faults there are is tested with the input.
+        let faults = body.as_object_mut().and_then(|body| body.remove("errors"));
+        prop_assert_eq!(faults.is_some(), expected.status == 400);
+        prop_assert_eq!(body, expected.body);
+        prop_assert_eq!(answer.header("link"), expected.link.as_deref());
+        prop_assert_eq!(answer.header("location"), expected.location.as_deref());
+        let tag = answer.header("etag");
+        prop_assert_eq!(tag.is_some(), expected.tag_of.is_some());
+        if let (Some(tag), Some(content)) = (tag, expected.tag_of) {
+            // One content, one tag, and no two contents with the same.
+            let others = self.tags.iter().filter(|(known, _)| **known != content);
+            prop_assert!(others.clone().all(|(_, known)| known != tag));
+            let known = self.tags.entry(content).or_insert_with(|| tag.to_owned());
+            prop_assert_eq!(known, tag);
+        }
+        Ok(())
+    }
+}
+
+fn valid(body: &Body) -> Result<&Content, Expected> {
+    match body {
+        Body::User(content) => Ok(content),
+        Body::Wrong(_, error) => Err(Expected::problem(400, "Bad Request", error)),
+    }
+}
