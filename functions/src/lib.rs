@@ -107,7 +107,6 @@ fn well_formed(mut event: LambdaEvent<LambdaRequest>) -> LambdaEvent<LambdaReque
         request.headers.remove(HOST);
         request.raw_path = None;
         request.request_context.domain_name = None;
-        request.request_context.stage = None;
         if let Some(query) = &mut request.raw_query_string {
             *query = utf8_percent_encode(query, NOT_IN_A_QUERY).to_string();
         }
