@@ -62,6 +62,8 @@ pub struct Database {
 /// What a statement has answered.
 pub(crate) struct Reply {
     pub(crate) rows: Vec<Row>,
+    /// How often the operation was tried.
+    pub(crate) attempts: usize,
     /// Whether an earlier attempt may have been applied as well.
     pub(crate) repeated: bool,
 }
@@ -100,7 +102,7 @@ impl Database {
         let mut repeated = false;
         loop {
             let fault = match self.attempt(config, sql, params, deadline).await {
-                Ok(rows) => return Ok(Reply { rows, repeated }),
+                Ok(rows) => return Ok(Reply { rows, attempts: seen.len() + 1, repeated }),
                 Err(fault) => fault,
             };
             repeated |= fault.failure.maybe_applied;

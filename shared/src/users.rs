@@ -238,7 +238,7 @@ fn changed<'a>(reply: &'a Reply, expected: &Expected) -> Result<&'a Row, Error> 
     // as asked for would let two clients believe that they both won.
     if reply.repeated && expected.is_some() {
         let failure = Failure::new("a repeated conditional statement was refused: the outcome is unknown");
-        return Err(Error::Unavailable(Failure { maybe_applied: true, attempts: 2, ..failure }));
+        return Err(Error::Unavailable(Failure { maybe_applied: true, attempts: reply.attempts, ..failure }));
     }
     Err(refusal)
 }

@@ -95,7 +95,7 @@ impl Network {
     pub fn sockets_to(&self, port: u16) -> usize {
         // The kernel's own notation: the bytes of the address in memory order, then the port.
         let remote = format!("{:08X}:{port:04X}", u32::from_ne_bytes(self.address.octets()));
-        let table = std::fs::read_to_string("/proc/net/tcp").expect("the table of sockets");
+        let table = fs::read_to_string("/proc/net/tcp").expect("the table of sockets");
         table.lines().filter(|line| line.split_whitespace().nth(2) == Some(&remote)).count()
     }
 }

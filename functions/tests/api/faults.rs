@@ -181,7 +181,8 @@ fn a_conditional_write_whose_answer_is_lost_and_whose_repetition_is_refused_is_5
         function.wait_for_init();
         proxy.lose_next_answer();
         let answer = function.invoke(event.header("if-match", &tag));
-        assert_failure(&answer, 503);
+        let record = assert_failure(&answer, 503);
+        assert_eq!(record["fields"]["attempts"], 2, "{record}");
     }
 }
 

@@ -304,8 +304,10 @@ impl Client<'_> {
         let query = format!("limit=1&after={}", id - 1);
         let answer = self.call("list-users", &Event::get("/api/users").query(&query));
         if answer.status == 200 {
-            let first = answer.json()[0].take();
-            let is = (first["id"] == id).then(|| read(&first));
+            let page = answer.json();
+            // Null, and thus not this user, if the page is empty: the last of all was deleted.
+            let first = &page[0];
+            let is = (first["id"] == id).then(|| read(first));
             self.memory.users.get_mut(&id).expect("a user").saw(is, &answer);
         }
     }
