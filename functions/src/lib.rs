@@ -1,4 +1,4 @@
-//! The HTTP edge of the five functions: what they share around their handlers.
+//! The HTTP edge of the five functions: what they share around their handlers, and `migrate` with them.
 //!
 //! A request runs strictly downwards: event → `bin/<operation>.rs` → [`request`] → [`shared::users`] → [`response`].
 
@@ -10,7 +10,7 @@ use std::{cell::Cell, convert::Infallible, panic, panic::AssertUnwindSafe, time:
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::FutureExt;
 use lambda_http::{
-    Adapter, LambdaEvent, RequestExt, http::header::HOST, lambda_runtime, request::LambdaRequest, service_fn,
+    Adapter, LambdaEvent, RequestExt, http::header::HOST, request::LambdaRequest, service_fn,
     tower::ServiceExt,
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -48,13 +48,27 @@ thread_local! {
     static PANICKED_AT: Cell<Option<String>> = const { Cell::new(None) };
 }
 
+/// Sets up logging: records in Lambda's format, and nothing of a panic but its place.
+pub fn start_logging() {
+    lambda_http::tracing::init_default_subscriber();
+    // The message of a panic may hold a user's data; its place doesn't.
+    panic::set_hook(Box::new(|info| PANICKED_AT.set(info.location().map(ToString::to_string))));
+}
+
+/// What a future gives, or the place where it panicked.
+///
+/// # Errors
+/// The place, after [`start_logging`].
+pub async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let caught = AssertUnwindSafe(future).catch_unwind().await;
+    caught.map_err(|_| PANICKED_AT.take().unwrap_or_default())
+}
+
 /// Sets up logging and the database handle, and uses the init phase to connect.
 ///
 /// It never fails: a process that exits here leaves callers waiting while Lambda starts it again and again.
 pub async fn start() -> Database {
-    lambda_http::tracing::init_default_subscriber();
-    // The message of a panic may hold a user's data; its place doesn't.
-    panic::set_hook(Box::new(|info| PANICKED_AT.set(info.location().map(ToString::to_string))));
+    start_logging();
     let database = Database::from_env();
     database.warm_up().await;
     database
@@ -73,10 +87,9 @@ where
     let service = Adapter::from(service_fn(|event: Request| {
         let request_id = event.lambda_context().request_id;
         let start = Instant::now();
-        let answer = AssertUnwindSafe(handler(event)).catch_unwind();
+        let answer = catch_panic(handler(event));
         async move {
-            let result =
-                answer.await.unwrap_or_else(|_| Err(Error::Panicked(PANICKED_AT.take().unwrap_or_default())));
+            let result = answer.await.unwrap_or_else(|place| Err(Error::Panicked(place)));
             Ok::<_, Infallible>(
                 result.unwrap_or_else(|error| response::problem(&error, &request_id, start.elapsed())),
             )

@@ -3,6 +3,10 @@
 //! | variable | meaning | when unset or empty |
 //! |---|---|---|
 //! | `DATABASE_URL` | `postgres://user:password@host:port/database`; see below | `postgres://myuser:mypassword@localhost:5432/mydb` |
+//! | `PGUSER` | the user, where the URL names none | – |
+//! | `PGPASSWORD` | the password, where the URL has none | – |
+//! | `DATABASE_AUTH` | what proves who connects: `password`, or an IAM token made anew for each connect: `dsql` (Aurora DSQL), `rds` (RDS, Aurora, RDS Proxy) | `password` |
+//! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | what a token is signed with; Lambda sets them | – |
 //! | `PGSSLROOTCERT` | path of a PEM file with the certificate authorities to trust, instead of the system's; `system` for the system's | the system's |
 //!
 //! In the URL, the characters `@ : / ? # %` of a user name or password are percent-encoded. Several hosts are
@@ -13,15 +17,21 @@
 //!   verified (libpq's `verify-full`), whatever `sslmode` says. If every host is loopback, then `require`,
 //!   `verify-ca` and `verify-full` do the same; `disable`, `allow`, `prefer` or none mean no TLS.
 //! - `sslrootcert`: as `PGSSLROOTCERT`, and stronger.
+//!
+//! With an IAM token the URL names one host, for which the token is made.
 
-use std::{fmt, fs, net::IpAddr, time::Duration};
+use std::{borrow::Cow, fmt, fs, net::IpAddr, time::Duration};
 
 use native_tls::{Certificate, TlsConnector};
 use percent_encoding::percent_decode_str;
 use postgres_native_tls::MakeTlsConnector;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
-use crate::db::CONNECT_TIMEOUT;
+use crate::{
+    credentials::{Service, Signer},
+    db::CONNECT_TIMEOUT,
+    error::Failure,
+};
 
 /// The database of the guide, for local use.
 const DEFAULT_URL: &str = "postgres://myuser:mypassword@localhost:5432/mydb";
@@ -32,7 +42,8 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_millis(2_500);
 
 /// Where the database is and how it is reached safely.
 pub struct Config {
-    pub(crate) postgres: tokio_postgres::Config,
+    postgres: tokio_postgres::Config,
+    signer: Option<Signer>,
     pub(crate) tls: MakeTlsConnector,
 }
 
@@ -44,10 +55,30 @@ impl Config {
     #[expect(clippy::disallowed_methods, reason = "this is the one reader")]
     pub fn from_env() -> Result<Self, ConfigError> {
         let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Self::from_url(set("DATABASE_URL").as_deref().unwrap_or(DEFAULT_URL), set("PGSSLROOTCERT").as_deref())
+        let url = set("DATABASE_URL");
+        let mut config =
+            Self::from_url(url.as_deref().unwrap_or(DEFAULT_URL), set("PGSSLROOTCERT").as_deref())?;
+        if let (None, Some(user)) = (config.postgres.get_user(), set("PGUSER")) {
+            config.postgres.user(user);
+        }
+        if let (None, Some(password)) = (config.postgres.get_password(), set("PGPASSWORD")) {
+            config.postgres.password(password);
+        }
+        let service = match set("DATABASE_AUTH").as_deref() {
+            None | Some("password") => return Ok(config),
+            Some("dsql") => Service::Dsql,
+            Some("rds") => Service::Rds,
+            Some(_) => {
+                return Err(ConfigError("DATABASE_AUTH is unknown: use password, dsql or rds".to_owned()));
+            }
+        };
+        let region = set("AWS_REGION")
+            .ok_or_else(|| ConfigError("AWS_REGION is not set, and an IAM token needs it".to_owned()))?;
+        config.signer = Some(signer(&config.postgres, service, region)?);
+        Ok(config)
     }
 
-    /// The same from values: `url` is `DATABASE_URL`, `root_cert` is `PGSSLROOTCERT`.
+    /// The same from values, with a password: `url` is `DATABASE_URL`, `root_cert` is `PGSSLROOTCERT`.
     ///
     /// # Errors
     /// As [`Config::from_env`].
@@ -80,7 +111,20 @@ impl Config {
             postgres.connect_timeout(CONNECT_TIMEOUT / 2);
         }
         let tls = connector(options.root_cert.as_deref().or(root_cert))?;
-        Ok(Self { postgres, tls })
+        Ok(Self { postgres, signer: None, tls })
+    }
+
+    /// What the next connect needs, with a credential made for it.
+    pub(crate) async fn postgres(&self) -> Result<Cow<'_, tokio_postgres::Config>, Failure> {
+        let Some(signer) = &self.signer else { return Ok(Cow::Borrowed(&self.postgres)) };
+        let mut postgres = self.postgres.clone();
+        postgres.password(signer.token().await?);
+        Ok(Cow::Owned(postgres))
+    }
+
+    /// Who checks the IAM token, if there is one.
+    pub(crate) fn service(&self) -> Option<Service> {
+        self.signer.as_ref().map(|signer| signer.service)
     }
 }
 
@@ -141,6 +185,17 @@ impl TlsOptions {
         }
         Ok((format!("{}?{}", &url[..question_mark], theirs.join("&")), ours))
     }
+}
+
+fn signer(config: &tokio_postgres::Config, service: Service, region: String) -> Result<Signer, ConfigError> {
+    let [Host::Tcp(host)] = config.get_hosts() else {
+        return Err(ConfigError::url("must name exactly one host: an IAM token is made for one"));
+    };
+    let user = config.get_user().ok_or_else(|| {
+        ConfigError("PGUSER is not set, DATABASE_URL names no user, and an IAM token needs one".to_owned())
+    })?;
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    Ok(Signer { service, region, host: host.clone(), port, user: user.to_owned() })
 }
 
 fn is_loopback(config: &tokio_postgres::Config) -> bool {

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | can't connect: refused, TLS, 57P03, 53300, 53400, class 08 | – | twice more, else unavailable |
 //! | can't connect: no answer in time | – | unavailable: the budget of a connect is spent |
+//! | can't connect: nothing to make a credential of | – | internal |
 //! | connection lost, class 08, or no answer in time | dropped | once more on a fresh one, else unavailable |
 //! | 57P01, 57P05 and other FATALs | dropped | once more, else unavailable |
 //! | 25006 read-only: a failover has happened | dropped | once more, the name resolved anew, else unavailable |
@@ -171,7 +172,8 @@ impl Session {
     /// Connects, in [`CONNECT_TIMEOUT`] and before `deadline`.
     pub(crate) async fn open(config: &Config, deadline: Instant) -> Result<Self, Fault> {
         let time = deadline.min(Instant::now() + CONNECT_TIMEOUT);
-        let (client, connection) = timeout_at(time, config.postgres.connect(config.tls.clone()))
+        let postgres = config.postgres().await.map_err(Fault::no_credential)?;
+        let (client, connection) = timeout_at(time, postgres.connect(config.tls.clone()))
             .await
             .map_err(|_| Fault::unanswered_connect())?
             .map_err(|error| Fault::of_connect(&error))?;
@@ -212,6 +214,10 @@ impl Fault {
             Some(_) => Reaction::to_error(error),
         };
         Self { failure: Failure::of_connect(error), reaction }
+    }
+
+    fn no_credential(failure: Failure) -> Self {
+        Self { failure, reaction: Reaction::Defect }
     }
 
     fn unanswered_connect() -> Self {
