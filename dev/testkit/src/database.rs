@@ -7,14 +7,16 @@ use native_tls::{Certificate, TlsConnector};
 use postgres::config::SslMode;
 use postgres::{Client, Config, NoTls};
 use postgres_native_tls::MakeTlsConnector;
+use shared::migrate::{Duty, Role, apply, grant};
 
 use crate::{Proxy, lock};
 
 /// A database of one test's own, dropped with the value.
 ///
 /// The server is the one at `TEST_DATABASE_URL`, a superuser's URL. The first database of a test process makes a
-/// migrated template, of which the others are clones. The template, and what a crashed run left behind, is dropped by
-/// the next run.
+/// migrated template, of which the others are clones, and with it their privileges: roles belong to all databases of a
+/// server, so a process has one for each [`Duty`]. Template and roles, and what a crashed run left behind, are dropped
+/// by the next run.
 #[derive(Debug)]
 pub struct Database {
     name: String,
@@ -44,7 +46,7 @@ impl Database {
         Self { name: Run::current().create("template0") }
     }
 
-    /// Applies the migrations and tells which were new.
+    /// Applies the migrations, tells which were new, and gives the [roles](role) what their duties need.
     pub fn migrate(&self) -> Result<Vec<&'static str>, shared::Error> {
         migrate(&self.url())
     }
@@ -152,11 +154,43 @@ impl Drop for Database {
     }
 }
 
-/// Drops a database, and the role of the same name.
+/// The password of the [roles](role).
+pub(crate) const PASSWORD: &str = "password";
+
+/// The names of all duties, by which roles are told apart.
+pub(crate) const DUTIES: [(Duty, &str); 4] = [
+    (Duty::Reader, "reader"),
+    (Duty::Creator, "creator"),
+    (Duty::Updater, "updater"),
+    (Duty::Deleter, "deleter"),
+];
+
+/// Four roles, one for each duty, whose names begin like this.
+pub fn roles(prefix: &str) -> [Role; 4] {
+    DUTIES.map(|(duty, name)| Role { name: format!("{prefix}_{name}"), duty, iam_roles: Vec::new() })
+}
+
+/// The role that has this duty in all databases of this test process.
+pub fn role(duty: Duty) -> String {
+    let name = DUTIES.iter().find(|(known, _)| *known == duty).map(|(_, name)| name);
+    format!("{}_{}", Run::current().prefix(), name.expect("all duties have names"))
+}
+
+/// A superuser's URL as that of the [role] with this duty. Any other stays as it is.
+pub fn as_role(duty: Duty, url: &str) -> String {
+    let superuser = format!("//{}@", Server::current().credentials);
+    url.replacen(&superuser, &format!("//{}:{PASSWORD}@", role(duty)), 1)
+}
+
+/// Drops a database, and the roles whose names begin like its own.
 fn remove(admin: &mut Client, name: &str) -> Result<(), postgres::Error> {
     // FORCE: the binary under test may still hold its connection.
     admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))?;
-    admin.batch_execute(&format!("DROP ROLE IF EXISTS {name}"))
+    let roles = "SELECT rolname FROM pg_roles WHERE rolname = $1 OR starts_with(rolname, $1 || '_')";
+    for role in admin.query(roles, &[&name])? {
+        admin.batch_execute(&format!("DROP ROLE IF EXISTS {}", role.get::<_, &str>(0)))?;
+    }
+    Ok(())
 }
 
 fn url(database: &str) -> String {
@@ -166,7 +200,11 @@ fn url(database: &str) -> String {
 
 fn migrate(url: &str) -> Result<Vec<&'static str>, shared::Error> {
     let config = shared::Config::from_url(url, None).expect("the test server's URL is understood");
-    block_on(shared::migrate::apply(&config))
+    block_on(async {
+        let applied = apply(&config).await?;
+        grant(&config, &roles(&Run::current().prefix())).await?;
+        Ok(applied)
+    })
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -281,12 +319,24 @@ impl Run {
                 )
                 .expect("locking the number of this run")
                 .get(0);
-            Self { number, admin: Mutex::new(admin), databases: AtomicU32::new(0), template: OnceLock::new() }
+            let run =
+                Self { number, admin: Mutex::new(admin), databases: AtomicU32::new(0), template: OnceLock::new() };
+            for role in roles(&run.prefix()) {
+                lock(&run.admin)
+                    .batch_execute(&format!("CREATE ROLE {} LOGIN PASSWORD '{PASSWORD}'", role.name))
+                    .expect("creating a role");
+            }
+            run
         })
     }
 
+    /// How the name of everything begins that this process leaves on the server.
+    fn prefix(&self) -> String {
+        format!("test_{}", self.number)
+    }
+
     fn create(&self, template: &str) -> String {
-        let name = format!("test_{}_{}", self.number, self.databases.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{}_{}", self.prefix(), self.databases.fetch_add(1, Ordering::Relaxed));
         lock(&self.admin)
             .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}"))
             .expect("creating a database");
@@ -298,9 +348,10 @@ impl Run {
 fn sweep(admin: &mut Client) {
     let leftovers = admin
         .query(
+            // Databases first: they hold privileges of roles.
             r"SELECT name, split_part(name, '_', 2)::bigint
-              FROM (SELECT datname FROM pg_database UNION SELECT rolname FROM pg_roles) AS known (name)
-              WHERE name ~ '^test_\d{1,18}_\d+$'",
+              FROM (SELECT datname, 1 FROM pg_database UNION SELECT rolname, 2 FROM pg_roles) AS known (name, kind)
+              WHERE name ~ '^test_\d{1,18}_\w+$' ORDER BY kind",
             &[],
         )
         .expect("listing what earlier runs left");
@@ -344,13 +395,19 @@ mod tests {
         // Nobody holds the lock of this run's number.
         let crashed = format!("test_{}_0", 2_000_000_000_000_000 + i64::from(std::process::id()));
         admin.batch_execute(&format!("CREATE DATABASE {crashed}")).unwrap();
-        admin.batch_execute(&format!("CREATE ROLE {crashed}")).unwrap();
+        let role = format!("test_{}_reader", crashed.split('_').nth(1).unwrap());
+        for role in [&crashed, &format!("{crashed}_reader"), &role] {
+            admin
+                .batch_execute(&format!("CREATE ROLE {role}; GRANT CREATE ON DATABASE {crashed} TO {role}"))
+                .unwrap();
+        }
         let in_use = Database::new();
 
         sweep(&mut admin);
 
         assert!(!exists(&crashed));
-        assert!(admin.query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[&crashed]).unwrap().is_none());
+        let left = "SELECT FROM pg_roles WHERE starts_with(rolname, $1)";
+        assert!(admin.query(left, &[&role.strip_suffix("reader")]).unwrap().is_empty());
         assert!(exists(in_use.name()));
     }
 

@@ -1,23 +1,32 @@
 //! What black-box tests of the binaries need: a [`Database`] of one's own on a real PostgreSQL server, a real binary
-//! run as Lambda runs it ([`Function`]), events as API Gateway sends them ([`Event`]), and a [`Proxy`] between binary
-//! and database that counts round trips.
+//! run as Lambda runs it ([`Function`]), events as API Gateway sends them ([`Event`]), a [`Proxy`] between binary and
+//! database that counts round trips, an [`IamGate`] that demands tokens there, and a [`Receiver`] in CloudFormation's
+//! place.
 //!
 //! Everything is synchronous and cleans up after itself when dropped, also when a test panics.
 
+mod certificate;
 mod database;
 mod event;
 mod function;
+mod http;
+mod iam_gate;
 mod network;
 mod pgbouncer;
 mod proxy;
+mod receiver;
 mod runtime_api;
+mod token;
 
-pub use database::{Database, Server};
+pub use database::{Database, Server, as_role, role, roles};
 pub use event::Event;
 pub use function::{Answer, Failure, Function, Pending};
+pub use http::HttpRequest;
+pub use iam_gate::{IamGate, Service};
 pub use network::Network;
 pub use pgbouncer::PgBouncer;
 pub use proxy::{Greeting, Proxy};
+pub use receiver::Receiver;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

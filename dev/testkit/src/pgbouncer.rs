@@ -7,8 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Server;
+use crate::database::{DUTIES, PASSWORD, role};
 
-/// A PgBouncer of one test's own, which gives each transaction any of its two connections to the server.
+/// A PgBouncer of one test's own, which knows the superuser and the roles, and gives each transaction any of its two
+/// connections to the server.
 #[derive(Debug)]
 pub struct PgBouncer {
     port: u16,
@@ -35,13 +37,14 @@ impl PgBouncer {
             std::fs::write(&path, content).expect("its configuration");
             path
         };
-        let users = write("users", format!("\"{user}\" \"{password}\"\n"));
+        let roles = DUTIES.map(|(duty, _)| format!("\"{}\" \"{PASSWORD}\"\n", role(duty)));
+        let users = write("users", format!("\"{user}\" \"{password}\"\n{}", roles.concat()));
         let config = write(
             "pgbouncer.ini",
             format!(
                 "[databases]\n* = host={host} port={server_port}\n\
                  [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-                 auth_type = scram-sha-256\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 2\n\
+                 auth_type = scram-sha-256\nauth_file = {}\npool_mode = transaction\nmax_db_connections = 2\n\
                  server_tls_sslmode = disable\n",
                 users.display()
             ),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::{Server, lock};
 
 /// The request that a client sends first when it wants TLS; all else before TLS would be in the clear.
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+pub(crate) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// A proxy in front of the test server, on a loopback port of its own.
 ///
@@ -379,8 +379,13 @@ fn fatal(mut client: &TcpStream, sqlstate: &str) -> std::io::Result<()> {
     client.read_exact(&mut length)?;
     let mut startup = vec![0; u32::from_be_bytes(length) as usize - length.len()];
     client.read_exact(&mut startup)?;
-    let fields = format!("SFATAL\0VFATAL\0C{sqlstate}\0Mmade by the test\0\0");
-    let size = u32::try_from(fields.len() + 4).map_err(std::io::Error::other)?;
-    client.write_all(&[b"E", size.to_be_bytes().as_slice(), fields.as_bytes()].concat())?;
+    client.write_all(&error_response(sqlstate, "made by the test"))?;
     client.shutdown(Shutdown::Both)
+}
+
+/// A fatal ErrorResponse.
+pub(crate) fn error_response(sqlstate: &str, text: &str) -> Vec<u8> {
+    let fields = format!("SFATAL\0VFATAL\0C{sqlstate}\0M{text}\0\0");
+    let size = u32::try_from(fields.len() + 4).expect("a short text");
+    [b"E", size.to_be_bytes().as_slice(), fields.as_bytes()].concat()
 }

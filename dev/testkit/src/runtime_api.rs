@@ -5,15 +5,13 @@ use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use crate::http::HttpRequest;
 use crate::lock;
 
-/// Lambda's timeout for the functions, which becomes each invocation's deadline.
-const LAMBDA_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// No path may be longer than what the host waits for a result.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How much longer than Lambda the host waits for a result.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const PREFIX: &str = "/2018-06-01/runtime/";
 
@@ -37,6 +35,7 @@ pub(crate) enum NoResult {
 #[derive(Debug)]
 pub(crate) struct RuntimeApi {
     address: SocketAddr,
+    timeout: Duration,
     state: Mutex<State>,
     changed: Condvar,
     pub(crate) log: Log,
@@ -56,11 +55,12 @@ struct State {
 }
 
 impl RuntimeApi {
-    /// Listens; `pipe` is where the process writes its log.
-    pub(crate) fn start(pipe: (PipeReader, PipeWriter)) -> Arc<Self> {
+    /// Listens; `pipe` is where the process writes its log, and `timeout` becomes each invocation's deadline.
+    pub(crate) fn start(timeout: Duration, pipe: (PipeReader, PipeWriter)) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let api = Arc::new(Self {
             address: listener.local_addr().expect("its address"),
+            timeout,
             state: Mutex::default(),
             changed: Condvar::new(),
             log: Log::start(pipe),
@@ -92,7 +92,7 @@ impl RuntimeApi {
     }
 
     pub(crate) fn wait(&self, id: &str) -> Result<Posted, NoResult> {
-        let state = self.wait_until(Instant::now() + PATIENCE, |state| {
+        let state = self.wait_until(|state| {
             state.results.contains_key(id) || state.exited.is_some() || state.init_error.is_some()
         });
         if let Some(posted) = state.results.get(id) {
@@ -108,8 +108,7 @@ impl RuntimeApi {
 
     /// Waits for the end of the init phase.
     pub(crate) fn wait_for_init(&self) -> bool {
-        self.wait_until(Instant::now() + PATIENCE, |state| state.initialized || state.exited.is_some())
-            .initialized
+        self.wait_until(|state| state.initialized || state.exited.is_some()).initialized
     }
 
     /// The process has ended.
@@ -126,10 +125,9 @@ impl RuntimeApi {
         self.log.stop();
     }
 
-    fn wait_until(&self, deadline: Instant, done: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
-        let patience = deadline.saturating_duration_since(Instant::now());
+    fn wait_until(&self, done: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
         self.changed
-            .wait_timeout_while(lock(&self.state), patience, |state| !done(state))
+            .wait_timeout_while(lock(&self.state), self.timeout + PATIENCE, |state| !done(state))
             .unwrap_or_else(PoisonError::into_inner)
             .0
     }
@@ -161,9 +159,8 @@ impl RuntimeApi {
         lock(&self.state).initialized = true;
         self.changed.notify_all();
         let (id, event) = loop {
-            let mut state = self.wait_until(Instant::now() + PATIENCE, |state| {
-                !state.waiting.is_empty() || state.stopped || state.exited.is_some()
-            });
+            let mut state =
+                self.wait_until(|state| !state.waiting.is_empty() || state.stopped || state.exited.is_some());
             if state.stopped || state.exited.is_some() {
                 return None;
             }
@@ -173,7 +170,7 @@ impl RuntimeApi {
         };
         let logged_before = self.log.lines().len();
         lock(&self.state).logged_before = logged_before;
-        let deadline = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()? + LAMBDA_TIMEOUT;
+        let deadline = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()? + self.timeout;
         Some(format!(
             "HTTP/1.1 200 OK\r\n\
              Content-Type: application/json\r\n\
@@ -202,38 +199,6 @@ impl RuntimeApi {
 fn accepted() -> String {
     "HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"status\":\"OK\"}"
         .to_owned()
-}
-
-struct HttpRequest {
-    method: String,
-    path: String,
-    body: String,
-}
-
-impl HttpRequest {
-    /// The next request on a connection; nothing at its end.
-    fn read(reader: &mut impl BufRead) -> Option<Self> {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let mut words = line.split(' ');
-        let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-        let mut length = 0;
-        loop {
-            let mut header = String::new();
-            reader.read_line(&mut header).ok()?;
-            let header = header.trim_end().to_ascii_lowercase();
-            if header.is_empty() {
-                break;
-            }
-            assert!(!header.starts_with("transfer-encoding:"), "the host does not read chunks: {header}");
-            if let Some(value) = header.strip_prefix("content-length:") {
-                length = value.trim().parse().ok()?;
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).ok()?;
-        Some(Self { method, path, body: String::from_utf8(body).expect("results are JSON, thus UTF-8") })
-    }
 }
 
 /// Everything that the process writes to stdout and stderr, which share a pipe so that the order is kept.

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
-use testkit::{Answer, Database, Event, Function, Greeting, Proxy, Server};
+use testkit::{Answer, Database, Event, Function, Greeting, Proxy, role};
 
-use crate::support::path_of;
+use crate::support::{duty_of, start_at};
 
 /// How many environments each function has. Those of one function can get into each other's way.
 const ENVIRONMENTS: [(&str, usize); 5] =
@@ -47,14 +47,10 @@ struct Frozen {
 }
 
 impl Environment {
-    fn start(binary: &'static str, role_url: &str, tls: bool) -> Self {
+    fn start(binary: &'static str, database: &Database, tls: bool) -> Self {
         let proxy = Proxy::new();
-        let Server { host, port, .. } = Server::current();
-        let mut url = role_url.replace(&format!("@{host}:{port}/"), &format!("@{host}:{}/", proxy.port()));
-        if !tls {
-            url = format!("{}?sslmode=disable", url.split('?').next().unwrap_or_default());
-        }
-        let function = Function::start(path_of(binary), &[("DATABASE_URL", &url)]);
+        let url = if tls { database.url_via(&proxy) } else { database.plain_url_via(&proxy) };
+        let function = start_at(binary, &url);
         function.wait_for_init();
         Self { binary, function, proxy, tls, turn: Mutex::default(), frozen: Mutex::default() }
     }
@@ -100,15 +96,16 @@ pub(crate) struct Chaos {
 impl Chaos {
     /// Environments that are ready, with and without TLS, in turn.
     pub(crate) fn new(database: &Database) -> Self {
-        let role_url = database.url_of_role("password");
-        // What a deployment sets. The last one is short here: the server keeps the sessions of silenced connections
-        // until then, and it has only so many.
-        for limit in ["lock_timeout = '1s'", "statement_timeout = '2s'", "idle_session_timeout = '10s'"] {
-            database.execute(&format!("ALTER ROLE {} SET {limit}", database.name()));
+        // Shorter than in a deployment: the server keeps the sessions of silenced connections until then, and it has
+        // only so many.
+        for (binary, _) in ENVIRONMENTS {
+            let (role, name) = (role(duty_of(binary)), database.name());
+            database
+                .execute(&format!("ALTER ROLE {role} IN DATABASE {name} SET idle_session_timeout = '10s'"));
         }
         let binaries = ENVIRONMENTS.iter().flat_map(|(binary, times)| repeat_n(*binary, *times));
         let environments = binaries.zip([true, false].into_iter().cycle());
-        let environments = environments.map(|(binary, tls)| Environment::start(binary, &role_url, tls));
+        let environments = environments.map(|(binary, tls)| Environment::start(binary, database, tls));
         Self { environments: environments.collect(), figures: Mutex::default(), slowest: Mutex::default() }
     }
 
@@ -195,8 +192,8 @@ impl Chaos {
                 "server is starting" => continue,
                 "backends terminated" => {
                     let some = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                                WHERE usename = $1 AND random() < 0.3";
-                    client.query(some, &[&database.name()]).expect("terminating backends");
+                                WHERE datname = current_database() AND usename <> current_user AND random() < 0.3";
+                    client.query(some, &[]).expect("terminating backends");
                 }
                 // Shorter than the patience with a statement: one that was given up while it was still unsent would be
                 // executed later than its answer. Lambda freezes nobody in the middle of a request.
@@ -221,8 +218,9 @@ impl Chaos {
             self.environments.iter().map(|environment| environment.proxy.connections()).sum();
         drop(self.environments);
         let mut client = database.client();
-        let busy = "SELECT count(*), pg_sleep(0.01)::text FROM pg_stat_activity WHERE usename = $1";
-        while client.query_one(busy, &[&database.name()]).expect("counting").get::<_, i64>(0) > 0 {}
+        let busy = "SELECT count(*), pg_sleep(0.01)::text FROM pg_stat_activity
+                    WHERE datname = current_database() AND usename <> current_user";
+        while client.query_one(busy, &[]).expect("counting").get::<_, i64>(0) > 0 {}
         for (what, times) in self.figures.into_inner().expect("figures") {
             print(&format!("  {what}: {times}"));
         }

@@ -7,13 +7,13 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use testkit::{Answer, Database, Event, Function, Proxy, Server};
 
-use crate::support::{assert_failure, assert_not_found, assert_success, endpoints, path_of, start_at};
+use crate::support::{assert_failure, assert_not_found, assert_success, endpoints, start_at, start_with};
 
 /// What a client sends first when it wants TLS.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// A valid certificate of a CA that has nothing to do with the test server.
-const OTHER_CA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/api/other-ca.pem");
+pub(crate) const OTHER_CA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/api/other-ca.pem");
 
 /// An address of this machine that is not a loopback address, and can be connected to all the same.
 const NOT_LOOPBACK: &str = "0.0.0.0";
@@ -63,8 +63,7 @@ fn a_wrong_value_is_500_and_one_clear_sentence_without_the_password() {
 fn a_wrong_root_certificate_is_500_and_one_clear_sentence() {
     let url = "postgres://someone:hunter2@localhost/db?sslmode=require";
     for path in ["/nowhere/ca.pem", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")] {
-        let env = [("DATABASE_URL", url), ("PGSSLROOTCERT", path)];
-        assert_wrong(&Function::start(path_of("get-user"), &env), path, "PGSSLROOTCERT");
+        assert_wrong(&start_with("get-user", url, &[("PGSSLROOTCERT", path)]), path, "PGSSLROOTCERT");
     }
 }
 
@@ -99,6 +98,22 @@ fn a_wrong_password_is_503_and_not_told() {
     let record = assert_failure(&get.invoke(Event::get("/api/users/1")), 503);
     assert!(record.to_string().contains("28P01"), "{record}");
     assert!(!get.log().join("\n").contains("hunter2"));
+}
+
+#[test]
+fn pguser_and_pgpassword_stand_in_for_what_the_url_does_not_say() {
+    let database = Database::new();
+    let url = database.url_of_role("correct horse");
+    let user = database.name();
+    for (credentials, user, password) in [
+        ("", user, "correct horse"),
+        (&format!("{user}@"), "nobody", "correct horse"),
+        (&format!("{user}:correct%20horse@"), "nobody", "hunter2"),
+    ] {
+        let url = url.replace(&format!("{}:correct%20horse@", database.name()), credentials);
+        let get = start_with("get-user", &url, &[("PGUSER", user), ("PGPASSWORD", password)]);
+        assert_not_found(&get.invoke(Event::get("/api/users/1")));
+    }
 }
 
 #[test]
@@ -260,9 +275,8 @@ fn pgsslrootcert_does_what_sslrootcert_does() {
 #[test]
 fn an_empty_pgsslrootcert_counts_as_none() {
     let database = Database::new();
-    let env = [("DATABASE_URL", database.url()), ("PGSSLROOTCERT", String::new())];
-    let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
-    assert_not_found(&Function::start(path_of("get-user"), &env).invoke(Event::get("/api/users/1")));
+    let get = start_with("get-user", &database.url(), &[("PGSSLROOTCERT", "")]);
+    assert_not_found(&get.invoke(Event::get("/api/users/1")));
 }
 
 #[test]
@@ -308,7 +322,7 @@ fn tls_url(proxy: &Proxy, database: &Database, host: &str, options: &str) -> Str
 
 /// The answer to a request for user 1, and all that the binary sent towards the server.
 fn ask_by_way_of(proxy: Proxy, url: &str, env: &[(&str, &str)]) -> (Answer, Vec<u8>) {
-    let get = Function::start(path_of("get-user"), &[&[("DATABASE_URL", url)], env].concat());
+    let get = start_with("get-user", url, env);
     let answer = get.invoke(Event::get("/api/users/1"));
     drop(get);
     (answer, proxy.into_sent())

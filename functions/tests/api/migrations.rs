@@ -11,7 +11,7 @@ use testkit::{Database, Event};
 use crate::support::{assert_not_found, assert_success, rows, start, user};
 
 /// The guide's, to the letter.
-const GUIDES_TABLE: &str = "
+pub(crate) const GUIDES_TABLE: &str = "
     CREATE TABLE IF NOT EXISTS users (
         id SERIAL PRIMARY KEY,
         name VARCHAR(100),

@@ -1,7 +1,10 @@
 //! What the tests share.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
-use testkit::{Answer, Database, Event, Function};
+use shared::migrate::Duty;
+use testkit::{Answer, Database, Event, Function, as_role};
 
 /// The binaries that are endpoints, each with an event that gets a success where user 1 exists.
 pub(crate) fn endpoints() -> [(&'static str, Event); 5] {
@@ -30,26 +33,50 @@ pub(crate) fn with_id(id: &str) -> [(&'static str, Event); 3] {
     ]
 }
 
-/// Where a binary was built.
-pub(crate) fn path_of(binary: &str) -> &'static str {
+/// The duty of the database role that an endpoint connects as.
+pub(crate) fn duty_of(binary: &str) -> Duty {
     match binary {
-        "list-users" => env!("CARGO_BIN_EXE_list-users"),
-        "create-user" => env!("CARGO_BIN_EXE_create-user"),
-        "get-user" => env!("CARGO_BIN_EXE_get-user"),
-        "update-user" => env!("CARGO_BIN_EXE_update-user"),
-        "delete-user" => env!("CARGO_BIN_EXE_delete-user"),
-        _ => panic!("no binary {binary}"),
+        "list-users" | "get-user" => Duty::Reader,
+        "create-user" => Duty::Creator,
+        "update-user" => Duty::Updater,
+        "delete-user" => Duty::Deleter,
+        _ => panic!("{binary} has no role"),
     }
 }
 
-/// A binary on a database.
+/// Where a binary is: in the folder `BOOTSTRAPS` as `sam build` has made it, if that is set, else where Cargo has built
+/// it.
+#[expect(clippy::disallowed_methods, reason = "not the product's configuration")]
+pub(crate) fn path_of(binary: &str) -> PathBuf {
+    let (built, function) = match binary {
+        "list-users" => (env!("CARGO_BIN_EXE_list-users"), "ListUsers"),
+        "create-user" => (env!("CARGO_BIN_EXE_create-user"), "CreateUser"),
+        "get-user" => (env!("CARGO_BIN_EXE_get-user"), "GetUser"),
+        "update-user" => (env!("CARGO_BIN_EXE_update-user"), "UpdateUser"),
+        "delete-user" => (env!("CARGO_BIN_EXE_delete-user"), "DeleteUser"),
+        "migrate" => (env!("CARGO_BIN_EXE_migrate"), "Migrate"),
+        _ => panic!("no binary {binary}"),
+    };
+    match std::env::var_os("BOOTSTRAPS") {
+        Some(folder) => PathBuf::from(folder).join(function).join("bootstrap"),
+        None => built.into(),
+    }
+}
+
+/// An endpoint on a database.
 pub(crate) fn start(binary: &str, database: &Database) -> Function {
     start_at(binary, &database.url())
 }
 
-/// A binary with a `DATABASE_URL`.
+/// An endpoint with a `DATABASE_URL`. In place of the test server's superuser it connects as the role of its duty.
 pub(crate) fn start_at(binary: &str, url: &str) -> Function {
-    Function::start(path_of(binary), &[("DATABASE_URL", url)])
+    start_with(binary, url, &[])
+}
+
+/// The same with more of an environment.
+pub(crate) fn start_with(binary: &str, url: &str, env: &[(&str, &str)]) -> Function {
+    let url = as_role(duty_of(binary), url);
+    Function::start(path_of(binary), &[&[("DATABASE_URL", url.as_str())], env].concat())
 }
 
 /// A binary whose database is down: nothing listens on port 1, and connecting to loopback is refused at once.

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use lambda_http::{RequestExt, RequestPayloadExt, request};
 use serde_json::Value;
-use testkit::{Database, Function};
+use testkit::Database;
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::support::{endpoints, path_of, user};
+use crate::support::{endpoints, start, user};
 
 /// An endpoint: binary, method, path.
 type Endpoints = BTreeSet<(String, String, String)>;
@@ -38,7 +38,7 @@ fn every_event_gets_a_success_from_its_binary() {
         if let Some(id) = event["pathParameters"]["id"].as_str() {
             database.execute(&format!("INSERT INTO users (id, name, age) VALUES ({id}, 'Alice', 30)"));
         }
-        let answer = Function::start(path_of(&binary), &[("DATABASE_URL", &database.url())]).invoke(event);
+        let answer = start(&binary, &database).invoke(event);
         let success = if binary == "create-user" { 201 } else { 200 };
         assert_eq!(answer.status, success, "{binary}: {answer:?}");
     }

@@ -51,8 +51,7 @@ enum Task {
 async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
     let event = event.payload;
     if event.get("ResponseURL").is_none() {
-        let result = perform(&event).await;
-        return result.inspect_err(|error| tracing::error!("{error}"));
+        return perform(&event).await; // the runtime logs a failure
     }
     let request = cloudformation::Request::deserialize(event)?;
     let outcome = match timeout(WORK, catch_panic(prepare(&request))).await {
