@@ -1,4 +1,8 @@
-"""cfn-lint and checkov find nothing in any stack that can be had of template.yaml."""
+"""cfn-lint and checkov find nothing in any stack that can be had of template.yaml.
+
+`cargo xtask check` runs the tests of this folder, with the libraries of SAM's CLI, cfn-lint among them, and with
+CHECKOV naming the folder of checkov and its own libraries.
+"""
 
 import graphlib
 import json

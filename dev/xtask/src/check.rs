@@ -1,4 +1,4 @@
-//! `cargo xtask check`: every check that is not a test. All of them run, whatever the others find.
+//! `cargo xtask check`: every check beside the tests. All of them run, whatever the others find.
 
 use std::{
     env, fs,
@@ -7,13 +7,14 @@ use std::{
 };
 
 use crate::{
-    Context, Result, Stop, failed,
+    Context, Result, Stop, contract, failed,
     process::{Processes, cargo},
-    root, say,
+    root, say, test,
     tools::Tools,
 };
 
 const SAM: &str = "1.170.0";
+const CHECKOV: &str = "3.3.30";
 const DSQL_LINT: &str = "0.2.22";
 const ADVISORIES: &str = "https://github.com/RustSec/advisory-db";
 
@@ -26,20 +27,35 @@ struct Checks<'a> {
 
 type Check = fn(&mut Checks<'_>) -> Result<()>;
 
-const CHECKS: [(&str, Check); 6] = [
+const CHECKS: [(&str, Check); 10] = [
     ("format: rustfmt has nothing to change", format),
     ("lints: clippy finds nothing", lints),
     ("docs: rustdoc finds nothing", docs),
     ("SQL: the migrations suit Aurora DSQL", sql),
-    ("template: SAM accepts it and builds every function from it", template),
+    ("contract: Redocly finds nothing in openapi.yaml", contract),
+    ("contract: a generated client, a browser and Schemathesis get what it says", api),
+    ("template: SAM, cfn-lint and checkov find nothing, and its tests pass", template),
+    ("build: SAM builds every function, and what it built passes the tests", build),
+    ("dependencies: licences, sources, and OpenSSL as the only TLS library", dependencies),
     ("advisories: no dependency has a known defect", advisories),
 ];
 
-/// Runs all checks, and fails with the list of those that failed.
-pub(crate) fn run(target: &Path, processes: &mut Processes, tools: &mut Tools) -> Result<ExitCode> {
+/// Runs all checks, or those whose titles begin with one of these words, and fails with the list of those that failed.
+pub(crate) fn run(
+    words: &[String],
+    target: &Path,
+    processes: &mut Processes,
+    tools: &mut Tools,
+) -> Result<ExitCode> {
+    if let Some(word) = words.iter().find(|&word| !CHECKS.iter().any(|(title, _)| title.starts_with(word))) {
+        return failed(format!("there is no check `{word}`"));
+    }
     let mut checks = Checks { target, processes, tools };
     let mut failures = Vec::new();
     for (title, check) in CHECKS {
+        if !words.is_empty() && !words.iter().any(|word| title.starts_with(word)) {
+            continue;
+        }
         say(title);
         match check(&mut checks) {
             Ok(()) => {}
@@ -79,11 +95,27 @@ fn sql(checks: &mut Checks<'_>) -> Result<()> {
     checks.pass(&mut lint)
 }
 
+fn contract(checks: &mut Checks<'_>) -> Result<()> {
+    contract::lint(checks.processes, checks.tools)
+}
+
+fn api(checks: &mut Checks<'_>) -> Result<()> {
+    contract::check(checks.target, checks.processes, checks.tools)
+}
+
 fn template(checks: &mut Checks<'_>) -> Result<()> {
-    checks.tools.cargo_lambda(checks.processes)?;
     checks.tools.pip(checks.processes, "aws-sam-cli", SAM, &["--quiet"])?;
     checks.pass(Command::new("sam").args(["validate", "--lint"]))?;
 
+    let checkov = checks.tools.python_package(checks.processes, "checkov", CHECKOV, &["--quiet"])?;
+    let mut tests = Command::new("python3");
+    tests.args(["-B", "-m", "unittest", "discover", "--start-directory", "dev/template"]);
+    checks.pass(tests.env("CHECKOV", checkov))
+}
+
+fn build(checks: &mut Checks<'_>) -> Result<()> {
+    checks.tools.cargo_lambda(checks.processes)?;
+    checks.tools.pip(checks.processes, "aws-sam-cli", SAM, &["--quiet"])?;
     // What this machine can build; users may deploy the other one.
     let architecture = if env::consts::ARCH == "aarch64" { "arm64" } else { "x86_64" };
     let folder = checks.target.join("sam");
@@ -95,10 +127,20 @@ fn template(checks: &mut Checks<'_>) -> Result<()> {
     let template = fs::read_to_string(root().join("template.yaml")).context("read template.yaml")?;
     let expected = template.matches("BuildMethod: rust-cargolambda").count();
     let built = files_in(&folder)?.iter().filter(|it| it.join("bootstrap").is_file()).count();
-    if built == expected {
-        return Ok(());
+    if built != expected {
+        return failed(format!("sam build made {built} executables of {expected} in {}", folder.display()));
     }
-    failed(format!("sam build made {built} executables of {expected} in {}", folder.display()))
+    test::run_with_artifacts(&folder, checks.target, checks.processes, checks.tools)
+}
+
+fn dependencies(checks: &mut Checks<'_>) -> Result<()> {
+    checks.tools.cargo_deny(checks.processes)?;
+    let config = ["--config", "dev/deny.toml", "check"];
+    let mut shipped = cargo();
+    shipped.args(["deny", "--manifest-path", "functions/Cargo.toml", "--exclude-dev"]);
+    checks.pass(shipped.args(config).arg("bans"))?;
+    let mut all = cargo();
+    checks.pass(all.args(["deny", "--workspace"]).args(config).args(["licenses", "sources"]))
 }
 
 fn advisories(checks: &mut Checks<'_>) -> Result<()> {
@@ -109,7 +151,7 @@ fn advisories(checks: &mut Checks<'_>) -> Result<()> {
         return Ok(());
     }
     checks.tools.cargo_deny(checks.processes)?;
-    checks.pass(cargo().args(["deny", "--workspace", "check", "advisories"]))
+    checks.pass(cargo().args(["deny", "--workspace", "--config", "dev/deny.toml", "check", "advisories"]))
 }
 
 impl Checks<'_> {

@@ -18,7 +18,7 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    Context, Result, Stop, failed, migrate,
+    Context, Result, Stop, docs, failed, migrate,
     postgres::{Cluster, free_port},
     process::{Processes, bound_to_us, cargo, tail},
     root, say,
@@ -27,6 +27,9 @@ use crate::{
 
 /// The guide's port, so that its curl lines work to the letter.
 const GUIDE_PORT: u16 = 5000;
+
+/// The port of the documentation page.
+const DOCUMENTATION_PORT: u16 = 5001;
 
 /// The guide's own user and database.
 const GUIDE_DATABASE: &str = "\
@@ -40,9 +43,21 @@ const FIRST_ANSWER: Duration = Duration::from_secs(60);
 /// The command's arguments.
 #[derive(Default)]
 pub(crate) struct Options {
-    port: Option<u16>,
-    fresh: bool,
-    data: Option<PathBuf>,
+    pub(crate) port: Option<u16>,
+    pub(crate) fresh: bool,
+    pub(crate) data: Option<PathBuf>,
+}
+
+/// What runs.
+pub(crate) struct Running {
+    /// The API's port.
+    pub(crate) port: u16,
+    /// The port of the documentation page, or why there is none.
+    pub(crate) documentation: std::result::Result<u16, String>,
+    /// The URL of our own database.
+    database: Option<String>,
+    /// Whether the functions' log goes to the terminal, too.
+    live: Arc<AtomicBool>,
 }
 
 impl Options {
@@ -74,43 +89,14 @@ pub(crate) fn run(
     processes: &mut Processes,
     tools: &mut Tools,
 ) -> Result<ExitCode> {
-    let port = choose_port(options.port)?;
-    check_build_prerequisites()?;
-    tools.cargo_lambda(processes)?;
-
-    let folder = options.data.clone().unwrap_or_else(|| target.join("dev"));
-    let folder = std::path::absolute(folder).context("find the data folder")?;
-    fs::create_dir_all(&folder).context(format_args!("create {}", folder.display()))?;
-    let own_database = if env::var_os("DATABASE_URL").is_some() {
-        if options.fresh {
-            return failed("--fresh empties only a database of ours, and DATABASE_URL names one of yours");
-        }
-        None
-    } else {
-        let cluster = Cluster { folder: &folder, fresh: options.fresh, setup: GUIDE_DATABASE, settings: &[] };
-        let port = cluster.start(processes, tools)?;
-        Some(format!("postgres://myuser:mypassword@127.0.0.1:{port}/mydb"))
-    };
-    let database = own_database.as_deref();
-
-    say("applying the migrations (the first time this compiles, which takes minutes)");
-    migrate(processes, database)?;
-    say("building the functions");
-    let mut build = cargo();
-    build.args(["build", "--package", "functions", "--bins"]);
-    processes.succeed(&mut build, "the functions cannot be built: see the compiler's message above")?;
-
-    say("starting the functions");
-    let log = folder.join("functions.log");
-    let live = watch(port, database, &log, processes, tools)?;
-    let answer = processes.during(move || first_answers(port))?;
-    if let Err(sentence) = answer {
-        return failed(format!("{sentence}; the log is {}, which ends:\n{}", log.display(), tail(&log)));
+    if options.fresh && env::var_os("DATABASE_URL").is_some() {
+        return failed("--fresh empties only a database of ours, and DATABASE_URL names one of yours");
     }
-    announce(port, database);
-    live.store(true, Ordering::Relaxed);
+    let running = start(options, target, processes, tools)?;
+    announce(&running);
+    running.live.store(true, Ordering::Relaxed);
     let end = processes.wait();
-    live.store(false, Ordering::Relaxed);
+    running.live.store(false, Ordering::Relaxed);
     match end {
         Err(Stop::Interrupted) => {
             say("stopping");
@@ -120,14 +106,68 @@ pub(crate) fn run(
     }
 }
 
-fn choose_port(wanted: Option<u16>) -> Result<u16> {
+/// Starts everything. A fresh database is always one of our own.
+pub(crate) fn start(
+    options: &Options,
+    target: &Path,
+    processes: &mut Processes,
+    tools: &mut Tools,
+) -> Result<Running> {
+    let port = choose_port(options.port, GUIDE_PORT)?;
+    check_build_prerequisites()?;
+    tools.cargo_lambda(processes)?;
+
+    let folder = options.data.clone().unwrap_or_else(|| target.join("dev"));
+    let folder = std::path::absolute(folder).context("find the data folder")?;
+    fs::create_dir_all(&folder).context(format_args!("create {}", folder.display()))?;
+    let database = if options.fresh || env::var_os("DATABASE_URL").is_none() {
+        let cluster = Cluster { folder: &folder, fresh: options.fresh, setup: GUIDE_DATABASE, settings: &[] };
+        let port = cluster.start(processes, tools)?;
+        Some(format!("postgres://myuser:mypassword@127.0.0.1:{port}/mydb"))
+    } else {
+        None
+    };
+
+    say("applying the migrations (the first time this compiles, which takes minutes)");
+    migrate(processes, database.as_deref())?;
+    say("building the functions");
+    let mut build = cargo();
+    build.args(["build", "--package", "functions", "--bins"]);
+    processes.succeed(&mut build, "the functions cannot be built: see the compiler's message above")?;
+
+    say("starting the functions");
+    let log = folder.join("functions.log");
+    let live = watch(port, database.as_deref(), &log, processes, tools)?;
+    let answer = processes.during(move || first_answers(port))?;
+    if let Err(sentence) = answer {
+        return failed(format!("{sentence}; the log is {}, which ends:\n{}", log.display(), tail(&log)));
+    }
+    let documentation = match document(port, processes, tools) {
+        Ok(port) => Ok(port),
+        Err(Stop::Interrupted) => return Err(Stop::Interrupted),
+        Err(Stop::Failed(sentence)) => Err(sentence),
+    };
+    Ok(Running { port, documentation, database, live })
+}
+
+/// Serves the documentation page of the API at this port, and returns its own.
+fn document(api: u16, processes: &mut Processes, tools: &mut Tools) -> Result<u16> {
+    let viewer = docs::viewer(processes, tools)?;
+    let port = choose_port(None, DOCUMENTATION_PORT)?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).context(format_args!("listen on port {port}"))?;
+    docs::serve(listener, viewer, api);
+    Ok(port)
+}
+
+/// The wanted port if it is free; else the usual one, or any other.
+fn choose_port(wanted: Option<u16>, usual: u16) -> Result<u16> {
     match wanted {
         Some(port) if is_free(port) => Ok(port),
         Some(port) => failed(format!("port {port} is taken: choose another one with --port")),
-        None if is_free(GUIDE_PORT) => Ok(GUIDE_PORT),
+        None if is_free(usual) => Ok(usual),
         None => {
             let port = free_port()?;
-            say(format_args!("port {GUIDE_PORT} is taken, so this will be port {port}"));
+            say(format_args!("port {usual} is taken, so this will be port {port}"));
             Ok(port)
         }
     }
@@ -210,9 +250,13 @@ fn status(port: u16, method: &str, path: &str) -> io::Result<u16> {
     code.map_err(io::Error::other)
 }
 
-fn announce(port: u16, database: Option<&str>) {
-    let url = format!("http://localhost:{port}/api/users");
-    let database = database.unwrap_or("the one that DATABASE_URL names");
+fn announce(running: &Running) {
+    let url = format!("http://localhost:{}/api/users", running.port);
+    let documentation = match &running.documentation {
+        Ok(port) => format!("http://localhost:{port}"),
+        Err(sentence) => format!("none, because {sentence}"),
+    };
+    let database = running.database.as_deref().unwrap_or("the one that DATABASE_URL names");
     println!(
         r#"
 The API is ready: {url}
@@ -231,6 +275,7 @@ curl -X PUT {url}/1 \
 
 curl -X DELETE {url}/1
 
+Documentation: {documentation}
 Database: {database}
 Saved changes of the code take effect by themselves. Ctrl-C stops everything.
 "#

@@ -2,7 +2,9 @@
 
 mod certificates;
 mod check;
+mod contract;
 mod dev;
+mod docs;
 mod postgres;
 mod process;
 mod test;
@@ -30,7 +32,12 @@ Usage: cargo xtask <command>
   migrate      apply the migrations to DATABASE_URL
   test [ARGS]  run all tests; ARGS are those of `cargo test`. Starts a throwaway PostgreSQL unless
                TEST_DATABASE_URL is set
-  check        run every check that is not a test: format, lints, docs, template, SQL, advisories
+  docs [DIR]   write the documentation page into DIR (default: target/docs), for any web server
+  check        run every other check: format, lints, docs, SQL, contract, template, build, dependencies,
+               advisories
+  fuzz [CASES] [OPTIONS]
+               try the contract on the API with Schemathesis, CASES (default: 1500) for each operation and
+               phase; OPTIONS are those of `schemathesis run`
 ";
 
 /// Why a command ends before its work is done.
@@ -103,7 +110,9 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         "dev" => dev::run(&dev::Options::parse(rest)?, &target, &mut processes, &mut tools),
         "migrate" => migrate(&mut processes, None).map(|()| ExitCode::SUCCESS),
         "test" => test::run(rest, &target, &mut processes, &mut tools),
-        "check" => check::run(&target, &mut processes, &mut tools),
+        "docs" => docs::write(rest, &target, &mut processes, &mut tools),
+        "fuzz" => contract::fuzz(rest, &target, &mut processes, &mut tools),
+        "check" => check::run(rest, &target, &mut processes, &mut tools),
         _ => failed(format!("there is no command `{command}`; see `cargo xtask --help`")),
     }
 }

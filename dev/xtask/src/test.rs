@@ -1,11 +1,17 @@
 //! `cargo xtask test`: all tests, against a PostgreSQL that lives as long as they run.
 
-use std::{env, fs, io::Read, os::unix::ffi::OsStrExt, path::Path, process::ExitCode};
+use std::{
+    env, fs,
+    io::Read,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    process::{Command, ExitCode, ExitStatus},
+};
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use crate::{
-    Context, Result, certificates,
+    Context, Result, certificates, failed,
     postgres::Cluster,
     process::{Processes, cargo},
     say,
@@ -19,19 +25,40 @@ pub(crate) fn run(
     processes: &mut Processes,
     tools: &mut Tools,
 ) -> Result<ExitCode> {
+    let status = run_with_server(cargo().arg("test").args(arguments), target, processes, tools)?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Runs the tests of the functions, all but the soak, with the functions that `sam build` has put into this folder.
+pub(crate) fn run_with_artifacts(
+    folder: &Path,
+    target: &Path,
+    processes: &mut Processes,
+    tools: &mut Tools,
+) -> Result<()> {
+    let mut tests = cargo();
+    tests.args(["test", "--package", "functions", "--", "--skip", "soak"]);
+    let status = run_with_server(tests.env("BOOTSTRAPS", folder), target, processes, tools)?;
+    processes.stop_all();
+    if status.success() { Ok(()) } else { failed("what `sam build` made does not pass the tests") }
+}
+
+fn run_with_server(
+    tests: &mut Command,
+    target: &Path,
+    processes: &mut Processes,
+    tools: &mut Tools,
+) -> Result<ExitStatus> {
     check_build_prerequisites()?;
     // One of the tests starts `cargo xtask dev`.
     tools.cargo_lambda(processes)?;
-    let mut tests = cargo();
-    tests.arg("test").args(arguments);
     if env::var_os("TEST_DATABASE_URL").is_none() {
         tests.env("TEST_DATABASE_URL", throwaway_server(target, processes, tools)?);
     }
     tests.envs(tools.pgbouncer(processes)?.map(|program| ("PGBOUNCER", program)));
     say("running the tests");
-    let status = processes.run(tools.visible_to(&mut tests))?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+    processes.run(tools.visible_to(tests))
 }
 
 /// Starts a server with TLS and an empty cluster, and returns its superuser's URL.

