@@ -29,7 +29,7 @@ pub(crate) fn lint(processes: &mut Processes, tools: &mut Tools) -> Result<()> {
     tools.npm(processes)?;
     let package = tools.npm_package(processes, "@redocly/cli", REDOCLY)?;
     let mut lint = Command::new("node");
-    lint.arg(package.join("bin/cli.js")).args(["lint", "openapi.yaml"]);
+    lint.arg(package.join("bin/cli.js")).args(["lint", "--extends", "recommended-strict", "openapi.yaml"]);
     lint.env("REDOCLY_TELEMETRY", "off").env("REDOCLY_SUPPRESS_UPDATE_NOTICE", "true");
     pass(tools.visible_to(&mut lint), processes)
 }

@@ -220,7 +220,9 @@ impl Tools {
         let mut npm = Command::new("npm");
         npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--ignore-scripts", "--prefix"])
             .arg(folder)
-            .arg(package);
+            .arg(package)
+            // By itself it waits for more than a minute where there is no network.
+            .args(["--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]);
         processes.succeed(self.visible_to(&mut npm), otherwise)
     }
 
