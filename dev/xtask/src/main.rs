@@ -33,8 +33,9 @@ Usage: cargo xtask <command>
   test [ARGS]  run all tests; ARGS are those of `cargo test`. Starts a throwaway PostgreSQL unless
                TEST_DATABASE_URL is set
   docs [DIR]   write the documentation page into DIR (default: target/docs), for any web server
-  check        run every other check: format, lints, docs, SQL, contract, template, build, dependencies,
-               advisories
+  check [CHECK ...]
+               run every other check, or those named: format, lints, docs, SQL, contract, template, build,
+               dependencies, advisories
   fuzz [CASES] [OPTIONS]
                try the contract on the API with Schemathesis, CASES (default: 1500) for each operation and
                phase; OPTIONS are those of `schemathesis run`
