@@ -178,8 +178,13 @@ pub fn role(duty: Duty) -> String {
 
 /// A superuser's URL as that of the [role] with this duty. Any other stays as it is.
 pub fn as_role(duty: Duty, url: &str) -> String {
+    as_user(&role(duty), url)
+}
+
+/// A superuser's URL as that of a user with the password `password`. Any other stays as it is.
+pub fn as_user(user: &str, url: &str) -> String {
     let superuser = format!("//{}@", Server::current().credentials);
-    url.replacen(&superuser, &format!("//{}:{PASSWORD}@", role(duty)), 1)
+    url.replacen(&superuser, &format!("//{user}:{PASSWORD}@"), 1)
 }
 
 /// Drops a database, and the roles whose names begin like its own.

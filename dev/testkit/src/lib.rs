@@ -18,7 +18,7 @@ mod receiver;
 mod runtime_api;
 mod token;
 
-pub use database::{Database, Server, as_role, role, roles};
+pub use database::{Database, Server, as_role, as_user, role, roles};
 pub use event::Event;
 pub use function::{Answer, Failure, Function, Pending};
 pub use http::HttpRequest;

@@ -7,7 +7,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use testkit::{Answer, Database, Event, Function, Proxy, Server};
 
-use crate::support::{assert_failure, assert_not_found, assert_success, endpoints, start_at, start_with};
+use crate::support::{
+    assert_failure, assert_not_found, assert_success, endpoints, start_at, start_with, with_alice,
+};
 
 /// What a client sends first when it wants TLS.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -298,8 +300,7 @@ fn all_certificates_of_a_bundle_are_trusted() {
 
 #[test]
 fn postgresql_is_understood_like_postgres() {
-    let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    let database = with_alice();
     let url = database.url().replace("postgres://", "postgresql://");
     let answer = start_at("get-user", &url).invoke(Event::get("/api/users/1"));
     assert_success(&answer, 200, &json!({ "id": 1, "name": "Alice", "age": 30 }));

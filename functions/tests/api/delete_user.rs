@@ -3,7 +3,7 @@
 use serde_json::json;
 use testkit::{Database, Event};
 
-use crate::support::{assert_not_found, assert_success, rows, start};
+use crate::support::{assert_not_found, assert_success, rows, start, with_alice};
 
 #[test]
 fn a_user_is_deleted_and_no_other() {
@@ -17,8 +17,7 @@ fn a_user_is_deleted_and_no_other() {
 
 #[test]
 fn the_same_again_is_404() {
-    let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    let database = with_alice();
     let delete = start("delete-user", &database);
     assert_success(
         &delete.invoke(Event::delete("/api/users/1")),
@@ -30,8 +29,7 @@ fn the_same_again_is_404() {
 
 #[test]
 fn an_unknown_user_is_404_and_nothing_is_deleted() {
-    let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    let database = with_alice();
     let delete = start("delete-user", &database);
     for id in ["2", "4294967297", "9223372036854775807"] {
         assert_not_found(&delete.invoke(Event::delete(&format!("/api/users/{id}"))));

@@ -7,15 +7,7 @@ use serde_json::Value;
 use shared::migrate::Duty;
 use testkit::{Database, Event, Function, Greeting, Network, PgBouncer, Proxy, as_role};
 
-use crate::support::{assert_failure, endpoints, only_record, rows, start_at, user};
-
-const ALICE: &str = "INSERT INTO users (name, age) VALUES ('Alice', 30)";
-
-fn with_alice() -> Database {
-    let database = Database::new();
-    database.execute(ALICE);
-    database
-}
+use crate::support::{assert_failure, endpoints, only_record, rows, start_at, user, with_alice};
 
 fn post_bob() -> Event {
     Event::post("/api/users").json(&user("Bob", 41))
@@ -81,13 +73,11 @@ fn a_connection_that_is_reset_while_the_process_is_frozen_costs_no_request() {
 
 #[test]
 fn a_socket_black_holed_while_frozen_costs_one_attempt_and_no_request() {
-    let database = with_alice();
     thread::scope(|scope| {
         for (binary, event) in endpoints() {
             // One after the other would take 3 seconds each.
-            let database = Database::new();
+            let database = with_alice();
             scope.spawn(move || {
-                database.execute(ALICE);
                 let proxy = Proxy::new();
                 let function = start_at(binary, &database.url_via(&proxy));
                 function.wait_for_init();
@@ -106,7 +96,6 @@ fn a_socket_black_holed_while_frozen_costs_one_attempt_and_no_request() {
             });
         }
     });
-    drop(database);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use shared::migrate::{Duty, Role};
 use testkit::{
-    Database, Failure, Function, Greeting, HttpRequest, IamGate, Proxy, Receiver, Server, Service, as_role,
+    Database, Failure, Function, Greeting, HttpRequest, IamGate, Proxy, Receiver, Service, as_role, as_user,
     roles,
 };
 
@@ -120,8 +120,7 @@ fn url_of_owner(database: &Database, attributes: &str) -> String {
     database.execute(&format!(
         "CREATE ROLE {name}_owner LOGIN PASSWORD 'password' {attributes}; ALTER DATABASE {name} OWNER TO {name}_owner"
     ));
-    let superuser = format!("//{}@", Server::current().credentials);
-    database.url().replace(&superuser, &format!("//{name}_owner:password@"))
+    as_user(&format!("{name}_owner"), &database.url())
 }
 
 fn schema_exists(database: &Database) -> bool {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use testkit::{Database, Event};
 
-use crate::support::{assert_not_found, assert_success, rows, start, user};
+use crate::support::{assert_not_found, assert_success, rows, start, user, with_alice};
 
 /// The guide's, to the letter.
 pub(crate) const GUIDES_TABLE: &str = "
@@ -36,8 +36,7 @@ fn a_second_time_changes_nothing() {
 
 #[test]
 fn a_statement_is_harmless_when_its_record_was_lost() {
-    let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    let database = with_alice();
     let (schema, record) = (schema(&database), record(&database));
     // As if the process had died between a statement and its record.
     database.execute("DELETE FROM schema_migrations");

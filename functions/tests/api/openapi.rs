@@ -1,12 +1,13 @@
 //! `openapi.yaml` against the binaries: every example in it is what a function takes or answers, to the letter.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 use testkit::{Answer, Database, Event, Greeting, Proxy};
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::support::{endpoints, start, start_at, start_with_database_down, user};
+use crate::support::{endpoints, start, start_at, start_with_database_down, user, with_alice};
 use crate::wiring::read;
 
 /// An example of an answer: operation, status, the example's name.
@@ -16,7 +17,7 @@ type Example = (&'static str, u16, &'static str);
 fn every_example_of_an_answer_is_an_answer() {
     let contract = contract();
     let mut described: BTreeMap<_, _> = described_answers(&contract);
-    for ((operation, status, name), answer) in answers() {
+    for &((operation, status, name), ref answer) in ANSWERS.iter() {
         let example = (operation.to_owned(), status.to_string(), name.to_owned());
         let body = described.remove(&example).unwrap_or_else(|| panic!("{example:?} is not described"));
         let mut found = if answer.body.is_empty() { Value::Null } else { answer.json() };
@@ -35,7 +36,7 @@ fn every_example_of_an_answer_is_an_answer() {
 fn an_answer_has_the_headers_that_are_described_and_no_others() {
     let contract = contract();
     let mut seen = BTreeSet::new();
-    for ((operation, status, name), answer) in answers() {
+    for &((operation, status, name), ref answer) in ANSWERS.iter() {
         let response = &operations(&contract)[operation]["responses"][status.to_string()];
         let response = resolved(&contract, response);
         let types: Vec<_> =
@@ -124,6 +125,8 @@ fn every_status_of_the_contract_is_described_for_the_operations_that_have_it() {
 }
 
 /// Each described example with an answer that a function really gives.
+static ANSWERS: LazyLock<Vec<(Example, Answer)>> = LazyLock::new(answers);
+
 fn answers() -> Vec<(Example, Answer)> {
     let mut answers = Vec::new();
     for (binary, event) in endpoints() {
@@ -188,12 +191,6 @@ fn answers() -> Vec<(Example, Answer)> {
         }
     }
     answers
-}
-
-fn with_alice() -> Database {
-    let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
-    database
 }
 
 /// `create-user` is `createUser`.

@@ -12,9 +12,9 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use proptest::test_runner::{TestCaseResult, TestError, TestRunner};
 use serde_json::{Value, json};
-use testkit::{Answer, Database};
+use testkit::Answer;
 
-use crate::support::{endpoints, start};
+use crate::support::{endpoints, start, with_alice};
 
 /// Looks for a case that fails, and panics with the smallest one. Nothing is written to the source tree: what failed
 /// once becomes a test of its own.
@@ -33,8 +33,7 @@ pub(crate) fn check<T: Debug>(
 
 #[test]
 fn whatever_the_event_there_is_an_answer_and_none_of_5xx() {
-    let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    let database = with_alice();
     thread::scope(|scope| {
         for (binary, valid) in endpoints() {
             let database = &database;

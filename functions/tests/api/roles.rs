@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use shared::migrate::{Duty, Role};
-use testkit::{Database, Server, role, roles};
+use testkit::{Database, as_user, role, roles};
 
 use crate::migrate::{start_migrate, to_json};
 use crate::migrations::GUIDES_TABLE;
@@ -83,9 +83,7 @@ fn each_endpoint_works_with_the_role_of_its_duty_and_no_writer_with_another() {
                 "ALTER ROLE {name} PASSWORD 'password'; TRUNCATE users RESTART IDENTITY;
                  INSERT INTO users (name, age) VALUES ('Alice', 30)"
             ));
-            let url = database.url();
-            let url =
-                url.replace(&format!("//{}@", Server::current().credentials), &format!("//{name}:password@"));
+            let url = as_user(&name, &database.url());
             for (binary, event) in endpoints() {
                 let answer = start_at(binary, &url).invoke(event);
                 if duty_of(binary) == Duty::Reader || duty_of(binary) == duty {

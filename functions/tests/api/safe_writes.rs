@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testkit::{Answer, Database, Event};
 
-use crate::support::{assert_problem, assert_success, rows, start, user};
+use crate::support::{assert_problem, assert_success, rows, start, user, with_alice};
 
 fn post(name: &str, key: &str) -> Event {
     Event::post("/api/users").json(&user(name, 30)).header("idempotency-key", key)
@@ -159,8 +159,7 @@ fn reads_and_writes_of_one_content_have_one_strong_entity_tag_and_lists_none() {
 
 #[test]
 fn the_entity_tag_changes_with_the_content_whoever_changes_it() {
-    let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    let database = with_alice();
     let get = start("get-user", &database);
     let mut tags = vec![tag(&get.invoke(Event::get("/api/users/1")))];
     for change in
@@ -175,8 +174,7 @@ fn the_entity_tag_changes_with_the_content_whoever_changes_it() {
 
 #[test]
 fn get_is_304_without_a_body_when_the_client_has_the_content() {
-    let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    let database = with_alice();
     let get = start("get-user", &database);
     let etag = tag(&get.invoke(Event::get("/api/users/1")));
     for known in [etag.clone(), format!("W/{etag}"), format!("\"x\", {etag}"), "*".to_owned()] {
@@ -193,8 +191,7 @@ fn get_is_304_without_a_body_when_the_client_has_the_content() {
 
 #[test]
 fn reads_may_be_kept_but_not_used_without_asking() {
-    let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    let database = with_alice();
     for (binary, path) in [("get-user", "/api/users/1"), ("list-users", "/api/users")] {
         let answer = start(binary, &database).invoke(Event::get(path));
         assert_eq!(answer.header("cache-control"), Some("private, no-cache"), "{binary}");
@@ -228,8 +225,7 @@ fn a_write_with_a_matching_if_match_is_done() {
 
 #[test]
 fn a_write_with_another_if_match_is_412_and_changes_nothing() {
-    let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    let database = with_alice();
     let etag = tag(&start("get-user", &database).invoke(Event::get("/api/users/1")));
     for (binary, event) in conditional() {
         let function = start(binary, &database);
@@ -272,8 +268,7 @@ fn malformed_conditions_are_400_and_name_the_header() {
 
 #[test]
 fn of_two_clients_that_read_the_same_only_one_writes() {
-    let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    let database = with_alice();
     let etag = tag(&start("get-user", &database).invoke(Event::get("/api/users/1")));
     let update = start("update-user", &database);
     let put = |name| Event::put("/api/users/1").json(&user(name, 31)).header("if-match", &etag);

@@ -84,6 +84,13 @@ pub(crate) fn start_with_database_down(binary: &str) -> Function {
     start_at(binary, "postgres://someone:hunter2@127.0.0.1:1/somewhere")
 }
 
+/// A database with user 1.
+pub(crate) fn with_alice() -> Database {
+    let database = Database::new();
+    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    database
+}
+
 /// The members that a client sends.
 pub(crate) fn user(name: &str, age: i32) -> Value {
     json!({ "name": name, "age": age })

@@ -7,15 +7,9 @@ use std::time::{Duration, SystemTime};
 use testkit::{Answer, Database, Event, Function, IamGate, Service, role};
 
 use crate::configuration::OTHER_CA;
-use crate::support::{assert_failure, duty_of, endpoints, path_of};
+use crate::support::{assert_failure, duty_of, endpoints, path_of, with_alice};
 
 const SERVICES: [Service; 2] = [Service::Dsql, Service::Rds];
-
-fn with_alice() -> Database {
-    let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
-    database
-}
 
 /// A binary behind the gate, with the role of its duty and with changes to its environment.
 fn start(binary: &str, gate: &IamGate, database: &Database, changes: &[(&'static str, &str)]) -> Function {

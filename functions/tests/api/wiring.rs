@@ -188,7 +188,7 @@ fn endpoints_of_events() -> Endpoints {
 }
 
 fn endpoints_of_contract() -> Endpoints {
-    let contract = contract();
+    let (contract, binaries) = (contract(), names("functions/src/bin"));
     let paths = contract["paths"].as_object().expect("paths");
     paths
         .iter()
@@ -196,7 +196,7 @@ fn endpoints_of_contract() -> Endpoints {
             let methods = it.as_object().into_iter().flatten().filter(|(name, _)| *name != "parameters");
             methods.map(|(method, it)| {
                 let id = it["operationId"].as_str().expect("an id");
-                let binary = names("functions/src/bin").into_iter().find(|binary| operation_of(binary) == id);
+                let binary = binaries.iter().find(|binary| operation_of(binary) == id).cloned();
                 (binary.unwrap_or_else(|| format!("no binary for {id}")), method.to_uppercase(), path.clone())
             })
         })
