@@ -51,10 +51,14 @@ DECISIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+LAYER = ROOT / yaml_parse((ROOT / "template.yaml").read_text())["Resources"]["Tls"]["Properties"]["ContentUri"]
+
+
 def read() -> dict[str, Any]:
     """template.yaml as SAM reads it, its code already uploaded."""
     template = yaml_parse((ROOT / "template.yaml").read_text())
     template["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"
+    template["Resources"]["Tls"]["Properties"]["ContentUri"] = "s3://bucket/layer"
     return template
 
 

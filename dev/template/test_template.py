@@ -1,10 +1,16 @@
 """What template.yaml promises, tested on every stack that can be had of it."""
 
+import hashlib
 import json
+import re
 import shlex
 import unittest
+from datetime import UTC, datetime, timedelta
 
-from cloudformation import ROOT, SOURCE, STACKS, Stack, expanded, invalid, parameters, plain
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from cloudformation import LAYER, ROOT, SOURCE, STACKS, Stack, expanded, invalid, parameters, plain
 
 # The guide's routes, and the database user of each.
 ENDPOINTS = {
@@ -16,7 +22,15 @@ ENDPOINTS = {
 }
 FUNCTIONS = [*ENDPOINTS, "Migrate"]
 
-CLUSTER_URL = "postgres://${Cluster.Endpoint}:5432/postgres"
+CLUSTER_URL = "postgres://${Cluster.Endpoint}:5432/postgres?sslnegotiation=direct"
+# SHA-256 of the public keys, https://www.amazontrust.com/repository/
+AMAZON_ROOTS = [
+    "fbe3018031f9586bcbf41727e417b7d1c45c2f47f93be372a17b96b50757d5a2",
+    "7f4296fc5b6a4e3b35d3c369623e364ab1af381d8fa7121533c9d6c633ea2461",
+    "36abc32656acfc645c61b71613c4bf21c787f5cabbee48348d58597803d7abc9",
+    "f7ecded5c66047d28ed6466b543c40e0743abe81d109254dcf845d4c2c7853c5",
+    "2b071c59a0a0ae76b0eadb2bad23bad4580b69c3601b630c2eaf0613afa83f92",
+]
 OTHER_URL = "postgres://db.example.com:5432/mydb"
 SECRET = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:users-AbCdEf:SecretString"
 
@@ -185,11 +199,16 @@ class Template(unittest.TestCase):
         common = {
             "DATABASE_URL": CLUSTER_URL if dsql else OTHER_URL,
             "DATABASE_AUTH": "dsql" if dsql else "password" if password else "rds",
+            "OPENSSL_CONF": "/opt/openssl.cnf",
         }
         if stack.decided["authorities"] == "own":
             common["PGSSLROOTCERT"] = "/opt/ca.pem"
+        elif not password:
+            common["PGSSLROOTCERT"] = "/opt/amazon-roots.pem"
         for function, it in stack.of_type("AWS::Lambda::Function").items():
             expected = common | {"PGUSER": database_user(stack, function)}
+            if "PGSSLROOTCERT" in common and function != "Migrate":  # which answers CloudFormation over HTTPS
+                expected["SSL_CERT_FILE"] = "/dev/null"
             if password:  # CloudFormation's reference to a secret, not the secret
                 expected["PGPASSWORD"] = expected["PGUSER"].replace(":username:", ":password:")
             self.assertEqual(plain(it["Environment"]["Variables"]), expected)
@@ -197,17 +216,33 @@ class Template(unittest.TestCase):
     @everywhere
     def test_a_function_is_where_and_as_much_as_was_chosen(self, stack):
         vpc = {"SubnetIds": ["subnet-01234567", "subnet-89abcdef"], "SecurityGroupIds": ["sg-01234567"]}
-        layers = ["arn:aws:lambda:eu-central-1:123456789012:layer:ca:1"]
+        [tls] = stack.of_type("AWS::Lambda::LayerVersion")
+        layers = ["${%s}" % tls]
+        if stack.decided["authorities"] == "own":
+            layers.append("arn:aws:lambda:eu-central-1:123456789012:layer:ca:1")
         functions = stack.of_type("AWS::Lambda::Function")
         self.assertEqual(set(functions), set(FUNCTIONS))
         for function, it in functions.items():
             self.assertEqual(it.get("VpcConfig"), vpc if stack.decided["network"] == "own" else None)
-            self.assertEqual(it.get("Layers"), layers if stack.decided["authorities"] == "own" else None)
+            self.assertEqual(plain(it["Layers"]), layers)
             reserved = "5" if stack.decided["concurrency"] == "reserved" else None
             self.assertEqual(it.get("ReservedConcurrentExecutions"), reserved)
             self.assertEqual(it["Timeout"], 120 if function == "Migrate" else 10)
             self.assertEqual((it["MemorySize"], it["Architectures"]), (256, ["arm64"]))
             self.assertEqual(it["TracingConfig"], {"Mode": "Active"})
+
+    def test_the_layer_has_the_files_that_the_functions_read(self):
+        read = set(re.findall(r"/opt/([\w.-]+)", (ROOT / "template.yaml").read_text())) - {"ca.pem"}
+        self.assertEqual({path.name for path in LAYER.iterdir()}, read)
+
+    def test_the_layers_roots_are_those_that_amazon_publishes(self):
+        pem = (LAYER / "amazon-roots.pem").read_bytes()
+        roots = x509.load_pem_x509_certificates(pem)
+        keys = [it.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for it in roots]
+        self.assertEqual([hashlib.sha256(key).hexdigest() for key in keys], AMAZON_ROOTS)
+        for root in roots:
+            root.verify_directly_issued_by(root)
+            self.assertGreater(root.not_valid_after_utc, datetime.now(UTC) + timedelta(days=365), root.subject)
 
     @everywhere
     def test_every_function_has_a_log_of_its_own_in_json_and_every_log_an_end(self, stack):

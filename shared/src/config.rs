@@ -17,6 +17,8 @@
 //!   verified (libpq's `verify-full`), whatever `sslmode` says. If every host is loopback, then `require`,
 //!   `verify-ca` and `verify-full` do the same; `disable`, `allow`, `prefer` or none mean no TLS.
 //! - `sslrootcert`: as `PGSSLROOTCERT`, and stronger.
+//! - `sslnegotiation=direct` starts with TLS instead of asking for it first, which saves a round trip, and demands TLS on
+//!   loopback as well. Aurora DSQL and PostgreSQL since 17 know it; others break the connection off.
 //!
 //! With an IAM token the URL names one host, for which the token is made.
 
@@ -24,8 +26,8 @@ use std::{borrow::Cow, fmt, fs, net::IpAddr, time::Duration};
 
 use native_tls::{Certificate, TlsConnector};
 use percent_encoding::percent_decode_str;
-use postgres_native_tls::MakeTlsConnector;
-use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use postgres_native_tls::{MakeTlsConnector, set_postgresql_alpn};
+use tokio_postgres::config::{Host, SslMode, SslNegotiation, TargetSessionAttrs};
 
 use crate::{
     credentials::{Service, Signer},
@@ -100,7 +102,8 @@ impl Config {
         }
 
         postgres.tcp_user_timeout(TCP_USER_TIMEOUT);
-        postgres.ssl_mode(if options.required || !is_loopback(&postgres) {
+        let direct = postgres.get_ssl_negotiation() == SslNegotiation::Direct;
+        postgres.ssl_mode(if direct || options.required || !is_loopback(&postgres) {
             SslMode::Require
         } else {
             SslMode::Disable
@@ -110,7 +113,7 @@ impl Config {
             // A host that is gone must leave time for the next one.
             postgres.connect_timeout(CONNECT_TIMEOUT / 2);
         }
-        let tls = connector(options.root_cert.as_deref().or(root_cert))?;
+        let tls = connector(options.root_cert.as_deref().or(root_cert), direct)?;
         Ok(Self { postgres, signer: None, tls })
     }
 
@@ -206,8 +209,12 @@ fn is_loopback(config: &tokio_postgres::Config) -> bool {
     hosts && config.get_hostaddrs().iter().all(IpAddr::is_loopback)
 }
 
-fn connector(root_cert: Option<&str>) -> Result<MakeTlsConnector, ConfigError> {
+fn connector(root_cert: Option<&str>, direct: bool) -> Result<MakeTlsConnector, ConfigError> {
     let mut builder = TlsConnector::builder();
+    if direct {
+        // A server demands it, so that nobody can make a client of another protocol speak to it.
+        set_postgresql_alpn(&mut builder);
+    }
     if let Some(path) = root_cert.filter(|path| *path != "system") {
         let unusable = |problem| ConfigError(format!("PGSSLROOTCERT or sslrootcert: {problem}: {path}"));
         let pem = fs::read(path).map_err(|_| unusable("can't read the file"))?;
@@ -266,6 +273,8 @@ mod tests {
                 ("?connect_timeout=3&sslmode=require", SslMode::Require),
                 ("?sslmode=verify-ca&application_name=x", SslMode::Require),
                 ("?sslmode=verify-full", SslMode::Require),
+                ("?sslnegotiation=postgres", SslMode::Disable),
+                ("?sslnegotiation=direct", SslMode::Require),
             ] {
                 let url = format!("postgresql://u:p@{host}:5433/d{options}");
                 assert_eq!(ssl_mode(&url), expected, "{url}");

@@ -43,6 +43,14 @@ impl Service {
         }
     }
 
+    /// How template.yaml begins a connection.
+    fn negotiation(self) -> &'static str {
+        match self {
+            Self::Dsql => "&sslnegotiation=direct",
+            Self::Rds => "",
+        }
+    }
+
     /// What `user` has to sign in order to connect to `host` at `port`.
     fn purpose<'a>(self, user: &'a str, host: &'a str) -> Purpose<'a> {
         match self {
@@ -67,6 +75,9 @@ impl Service {
 
 /// The owner of all in Aurora DSQL. Here, the superuser of the test server has this part.
 const ADMIN: &str = "admin";
+
+/// The first byte of TLS (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
 
 /// A door to the test server, on a loopback port of its own. It knows one right token per moment and user, logs in with
 /// the password in its place, and passes on what follows.
@@ -138,13 +149,23 @@ impl IamGate {
     /// What a function needs to connect as `user`: all of its environment, but `AWS_REGION`.
     pub fn env(&self, database: &Database, user: &str) -> Vec<(&'static str, String)> {
         let service = self.state.service;
-        let url =
-            format!("postgres://{}:{}/{}?hostaddr=127.0.0.1", service.host(), self.port, database.name());
+        let url = format!(
+            "postgres://{}:{}/{}?hostaddr=127.0.0.1{}",
+            service.host(),
+            self.port,
+            database.name(),
+            service.negotiation()
+        );
         let mut env = vec![
             ("DATABASE_URL", url),
             ("DATABASE_AUTH", service.name().to_owned()),
             ("PGUSER", user.to_owned()),
             ("PGSSLROOTCERT", self.state.certificate.path().display().to_string()),
+            ("SSL_CERT_FILE", "/dev/null".to_owned()),
+            (
+                "OPENSSL_CONF",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/layer/openssl.cnf").to_owned(),
+            ),
         ];
         env.extend(CREDENTIALS.map(|(name, value)| (name, value.to_owned())));
         env
@@ -190,12 +211,17 @@ impl Drop for IamGate {
 impl State {
     async fn serve(self: Arc<Self>, mut client: TcpStream) -> Result<()> {
         client.set_nodelay(true)?;
-        let mut first = [0; SSL_REQUEST.len()];
-        client.read_exact(&mut first).await?;
-        if first != SSL_REQUEST {
-            return Err(Error::other("a client without TLS"));
+        let mut first = [0];
+        client.peek(&mut first).await?;
+        let direct = self.service == Service::Dsql && first == [TLS_HANDSHAKE];
+        if !direct {
+            let mut request = [0; SSL_REQUEST.len()];
+            client.read_exact(&mut request).await?;
+            if request != SSL_REQUEST {
+                return Err(Error::other("a client without TLS"));
+            }
+            client.write_all(b"S").await?;
         }
-        client.write_all(b"S").await?;
         let mut client = self.acceptor.accept(client).await.map_err(Error::other)?;
 
         let startup = Startup::read(&mut client).await?;

@@ -194,6 +194,10 @@ fn watch(
         .env("CARGO_LAMBDA_IGNORE_FILE", root().join("dev/xtask/watch.ignore"))
         .current_dir(root());
     tools.visible_to(&mut watch).envs(database.map(|url| ("DATABASE_URL", url)));
+    if database.is_some() || env::var_os("PGSSLROOTCERT").is_some() {
+        // As in template.yaml: OpenSSL reads the system's roots even where nobody needs them.
+        watch.env("SSL_CERT_FILE", "/dev/null");
+    }
 
     let mut file = File::create(log).context(format_args!("write {}", log.display()))?;
     let (mut reader, writer) = io::pipe().context("make a pipe")?;

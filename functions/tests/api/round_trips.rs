@@ -2,7 +2,9 @@
 
 use testkit::{Database, Event, Function, Proxy};
 
-use crate::support::{endpoints, start_at, user, with_id, writers};
+use crate::support::{
+    assert_failure, assert_not_found, endpoints, start_at, start_with, user, with_id, writers,
+};
 
 #[test]
 fn every_warm_request_is_one_round_trip_under_tls() {
@@ -127,4 +129,38 @@ fn messages(mut sent: &[u8]) -> Vec<(u8, &[u8])> {
         sent = after;
     }
     messages
+}
+
+/// How many round trips it takes to connect with verified TLS and SCRAM.
+fn round_trips_to_connect(options: &str) -> usize {
+    let settings = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/layer/openssl.cnf");
+    let database = Database::new();
+    let proxy = Proxy::new();
+    let get = start_with(
+        "get-user",
+        &format!("{}{options}", database.url_via(&proxy)),
+        &[("OPENSSL_CONF", settings)],
+    );
+    get.wait_for_init();
+    let to_connect = proxy.round_trips();
+    assert_not_found(&get.invoke(Event::get("/api/users/1")));
+    assert_eq!((proxy.connections(), proxy.round_trips()), (1, to_connect + 1));
+    to_connect
+}
+
+#[test]
+fn connecting_is_the_wish_for_tls_then_tls_once_then_scram() {
+    assert_eq!(round_trips_to_connect(""), 5);
+}
+
+#[test]
+fn direct_negotiation_saves_the_wish_for_tls_where_the_server_knows_it_and_is_503_elsewhere() {
+    let database = Database::new();
+    let version = database.client().query_one("SELECT current_setting('server_version_num')::int", &[]);
+    if version.expect("the server's version").get::<_, i32>(0) >= 170_000 {
+        assert_eq!(round_trips_to_connect("&sslnegotiation=direct"), 4);
+    } else {
+        let get = start_at("get-user", &format!("{}&sslnegotiation=direct", database.url()));
+        assert_failure(&get.invoke(Event::get("/api/users/1")), 503);
+    }
 }
