@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Context, Result, Stop, contract, failed,
-    process::{Processes, cargo},
+    Context, Result, Stop, bench, contract, failed,
+    process::{Processes, cargo, works},
     root, say, test,
     tools::Tools,
 };
@@ -27,7 +27,7 @@ struct Checks<'a> {
 
 type Check = fn(&mut Checks<'_>) -> Result<()>;
 
-const CHECKS: [(&str, Check); 10] = [
+const CHECKS: [(&str, Check); 11] = [
     ("format: rustfmt has nothing to change", format),
     ("lints: clippy finds nothing", lints),
     ("docs: rustdoc finds nothing", docs),
@@ -36,6 +36,7 @@ const CHECKS: [(&str, Check); 10] = [
     ("contract: a generated client, a browser and Schemathesis get what it says", api),
     ("template: SAM, cfn-lint and checkov find nothing, and its tests pass", template),
     ("build: SAM builds every function, and what it built passes the tests", build),
+    ("instructions: what SAM built executes not many more than recorded", instructions),
     ("dependencies: licences, sources, and OpenSSL as the only TLS library", dependencies),
     ("advisories: no dependency has a known defect", advisories),
 ];
@@ -131,6 +132,17 @@ fn build(checks: &mut Checks<'_>) -> Result<()> {
         return failed(format!("sam build made {built} executables of {expected} in {}", folder.display()));
     }
     test::run_with_artifacts(&folder, checks.target, checks.processes, checks.tools)
+}
+
+fn instructions(checks: &mut Checks<'_>) -> Result<()> {
+    let functions = checks.target.join("sam");
+    if !functions.is_dir() {
+        return failed("nothing is built: run the check `build` before, or with it");
+    }
+    if !works(Command::new("valgrind").arg("--version")) {
+        return failed("valgrind is missing: install it (on Debian: apt-get install valgrind)");
+    }
+    bench::instructions(&functions, checks.target, checks.processes, checks.tools)
 }
 
 fn dependencies(checks: &mut Checks<'_>) -> Result<()> {

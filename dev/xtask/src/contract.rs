@@ -10,7 +10,7 @@ use crate::{
     postgres::free_port,
     process::Processes,
     root,
-    tools::{Tools, chromium},
+    tools::{Scripts, Tools, chromium},
 };
 
 const REDOCLY: &str = "2.77.0";
@@ -27,7 +27,7 @@ const MANY_CASES: &str = "1500";
 /// Lints the contract.
 pub(crate) fn lint(processes: &mut Processes, tools: &mut Tools) -> Result<()> {
     tools.npm(processes)?;
-    let package = tools.npm_package(processes, "@redocly/cli", REDOCLY)?;
+    let package = tools.npm_package(processes, "@redocly/cli", REDOCLY, Scripts::Ignore)?;
     let mut lint = Command::new("node");
     lint.arg(package.join("bin/cli.js")).args(["lint", "--extends", "recommended-strict", "openapi.yaml"]);
     lint.env("REDOCLY_TELEMETRY", "off").env("REDOCLY_SUPPRESS_UPDATE_NOTICE", "true");
@@ -100,7 +100,7 @@ fn browser(
     };
     let chromium = chromium()?;
     tools.npm(processes)?;
-    let playwright = tools.npm_package(processes, "playwright-core", PLAYWRIGHT)?;
+    let playwright = tools.npm_package(processes, "playwright-core", PLAYWRIGHT, Scripts::Ignore)?;
     let mut page = Command::new("node");
     page.args(["dev/contract/page.js", &format!("http://localhost:{port}/")]);
     page.env("PLAYWRIGHT", playwright).env("CHROMIUM", chromium);

