@@ -123,8 +123,10 @@ fn well_formed(mut event: LambdaEvent<LambdaRequest>) -> LambdaEvent<LambdaReque
         if let Some(query) = &mut request.raw_query_string {
             *query = utf8_percent_encode(query, NOT_IN_A_QUERY).to_string();
         }
-        let body = request.body.as_deref().unwrap_or_default();
-        request.is_base64_encoded &= BASE64_STANDARD.decode(body).is_ok();
+        if request.is_base64_encoded {
+            let body = request.body.as_deref().unwrap_or_default();
+            request.is_base64_encoded = BASE64_STANDARD.decode(body).is_ok();
+        }
     }
     event
 }

@@ -47,7 +47,7 @@ pub fn deleted(id: i64) -> Response {
 }
 
 /// 200 with an array of users and, if there are more, a link to the next page (RFC 8288).
-pub fn page(page: &Page, limit: u16) -> Response {
+pub fn page(page: &Page<'_>, limit: u16) -> Response {
     let next = page.next_after.map(|after| format!("</api/users?limit={limit}&after={after}>; rel=\"next\""));
     answer(StatusCode::OK, JSON, iter::once(caching()).chain(next.map(|next| (LINK, next))), &page.users)
 }
@@ -122,7 +122,7 @@ fn log(error: &Error, status: StatusCode, request_id: &str, elapsed: Duration) {
         Error::Rejected(_) => return,
     };
     tracing::error!(
-        request_id,
+        "requestId" = request_id,
         status = status.as_u16(),
         sqlstate = failure.and_then(|failure| failure.sqlstate.as_deref()),
         attempts = failure.map(|failure| failure.attempts),

@@ -27,12 +27,13 @@
 //!
 //! No limit looks at the age of a connection: an environment may be frozen for hours, and its clocks with it.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, time::Duration};
 
 use tokio::{
+    select,
     sync::Mutex,
     task::JoinHandle,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, Sleep, sleep, sleep_until, timeout_at},
 };
 use tokio_postgres::{
     Client, Row,
@@ -57,7 +58,7 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(8);
 /// A handle to the database, made once per process. It connects when needed and keeps the connection.
 pub struct Database {
     config: Result<Config, ConfigError>,
-    session: Mutex<Option<Arc<Session>>>,
+    session: Mutex<Option<Session>>,
 }
 
 /// What a statement has answered.
@@ -84,7 +85,7 @@ impl Database {
     /// Connects ahead of the first operation. A failure is not reported: the first operation tries again.
     pub async fn warm_up(&self) {
         if let Ok(config) = &self.config {
-            let _ = self.session(config, Instant::now() + OPERATION_TIMEOUT).await;
+            *self.session.lock().await = Session::open(config, Instant::now() + OPERATION_TIMEOUT).await.ok();
         }
     }
 
@@ -125,39 +126,25 @@ impl Database {
         params: &[(&(dyn ToSql + Sync), Type)],
         deadline: Instant,
     ) -> Result<Vec<Row>, Fault> {
-        let session = self.session(config, deadline).await?;
-        let time = deadline.min(Instant::now() + STATEMENT_TIMEOUT);
-        let fault = match timeout_at(time, session.client.query_typed(sql, params)).await {
-            Ok(Ok(rows)) => return Ok(rows),
-            Ok(Err(error)) => Fault::of_statement(&error),
-            Err(_) => Fault::unanswered_statement(),
-        };
-        if fault.reaction.drops_connection() {
-            self.give_up(&session).await;
-        }
-        Err(fault)
-    }
-
-    /// The live connection, or a new one. One that was closed while the environment was frozen is found here, without
-    /// a round trip: what wakes us with a request has shown the closed socket to the connection's task as well.
-    async fn session(&self, config: &Config, deadline: Instant) -> Result<Arc<Session>, Fault> {
         let mut slot = self.session.lock().await;
-        if let Some(session) = slot.as_ref().filter(|session| !session.client.is_closed()) {
-            return Ok(session.clone());
-        }
-        *slot = None;
-        let session = Arc::new(Session::open(config, deadline).await?);
-        *slot = Some(session.clone());
-        Ok(session)
-    }
-
-    /// Makes sure that nobody uses this connection again.
-    async fn give_up(&self, session: &Arc<Session>) {
-        session.task.abort();
-        let mut slot = self.session.lock().await;
-        if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
+        // One that was closed while the environment was frozen is found here, without a round trip: what wakes us with a
+        // request has shown the closed socket to the connection's task as well.
+        if slot.as_ref().is_none_or(|session| session.client.is_closed()) {
             *slot = None;
         }
+        let session = match slot.as_mut() {
+            Some(session) => session,
+            None => slot.insert(Session::open(config, deadline).await?),
+        };
+        let fault = match session.query(sql, params, deadline).await {
+            Some(Ok(rows)) => return Ok(rows),
+            Some(Err(error)) => Fault::of_statement(&error),
+            None => Fault::unanswered_statement(),
+        };
+        if fault.reaction.drops_connection() {
+            *slot = None;
+        }
+        Err(fault)
     }
 }
 
@@ -166,6 +153,8 @@ impl Database {
 pub(crate) struct Session {
     pub(crate) client: Client,
     task: JoinHandle<()>,
+    /// Kept from statement to statement: moving it is free, while a new one takes the runtime a system call to notice.
+    timer: Pin<Box<Sleep>>,
 }
 
 impl Session {
@@ -181,7 +170,22 @@ impl Session {
             // How a connection ends is told to whoever waits for a statement on it.
             let _ = connection.await;
         });
-        Ok(Self { client, task })
+        Ok(Self { client, task, timer: Box::pin(sleep_until(deadline)) })
+    }
+
+    /// Runs a statement in [`STATEMENT_TIMEOUT`] and before `deadline`; nothing if there was no answer until then.
+    async fn query(
+        &mut self,
+        sql: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+        deadline: Instant,
+    ) -> Option<Result<Vec<Row>, tokio_postgres::Error>> {
+        self.timer.as_mut().reset(deadline.min(Instant::now() + STATEMENT_TIMEOUT));
+        select! {
+            biased;
+            answer = self.client.query_typed(sql, params) => Some(answer),
+            () = &mut self.timer => None,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio_postgres::{
     Row,
-    types::{ToSql, Type},
+    types::{FromSql, ToSql, Type},
 };
 
 use crate::{
@@ -12,13 +12,14 @@ use crate::{
     error::{Error, Failure},
 };
 
-/// A row of `users`. Other programs may have stored NULL in `name` or `age`; here that is `None`.
+/// A row of `users`. Other programs may have stored NULL in `name` or `age`; here that is `None`. A name is text of its
+/// own or, in a [`Page`], what the database has sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct User {
+pub struct User<Text = String> {
     /// The key, given by the database.
     pub id: i64,
     /// At most 100 characters.
-    pub name: Option<String>,
+    pub name: Option<Text>,
     /// In years; 0 to 150 unless another program wrote it.
     pub age: Option<i32>,
 }
@@ -113,11 +114,30 @@ pub struct Tagged {
 /// The entity tags that a user may have for an operation to take place; any with `None`.
 pub type Expected = Option<Vec<String>>;
 
+/// The rows of a page.
+#[derive(Debug)]
+pub struct Rows {
+    rows: Vec<Row>,
+    limit: usize,
+}
+
+impl Rows {
+    /// The page, which borrows every name: a thousand need not be copied.
+    ///
+    /// # Errors
+    /// [`Error::Internal`], if the columns are not what they should be.
+    pub fn page(&self) -> Result<Page<'_>, Error> {
+        let users = self.rows.iter().take(self.limit).map(user).collect::<Result<Vec<_>, _>>()?;
+        let next_after = users.last().filter(|_| self.rows.len() > self.limit).map(|last| last.id);
+        Ok(Page { users, next_after })
+    }
+}
+
 /// One page of the list of users, in the order of their ids.
 #[derive(Debug)]
-pub struct Page {
+pub struct Page<'a> {
     /// The users of this page.
-    pub users: Vec<User>,
+    pub users: Vec<User<&'a str>>,
     /// If there are more: the last id of this page, after which the next one starts.
     pub next_after: Option<i64>,
 }
@@ -131,15 +151,11 @@ pub const LIST: &str = "\
 ///
 /// # Errors
 /// [`Error::Unavailable`] or [`Error::Internal`].
-pub async fn list(db: &Database, after: Option<i64>, limit: u16) -> Result<Page, Error> {
+pub async fn list(db: &Database, after: Option<i64>, limit: u16) -> Result<Rows, Error> {
     let after = after.unwrap_or(i64::MIN);
     // One row more than asked for tells whether a next page exists.
     let reply = db.query(LIST, &[(&after, Type::INT8), (&(i64::from(limit) + 1), Type::INT8)]).await?;
-    let mut users = reply.rows.iter().map(user).collect::<Result<Vec<_>, _>>()?;
-    let more = users.len() > usize::from(limit);
-    users.truncate(limit.into());
-    let next_after = users.last().filter(|_| more).map(|last| last.id);
-    Ok(Page { users, next_after })
+    Ok(Rows { rows: reply.rows, limit: limit.into() })
 }
 
 /// The entity tag is made of the row's content, so that changes by other programs count and no column is needed.
@@ -266,7 +282,7 @@ pub async fn delete_old_keys(db: &Database) -> Result<i64, Error> {
 
 type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
-fn user(row: &Row) -> Result<User, Error> {
+fn user<'a, Text: FromSql<'a>>(row: &'a Row) -> Result<User<Text>, Error> {
     Ok(User { id: row.try_get(0)?, name: row.try_get(1)?, age: row.try_get(2)? })
 }
 

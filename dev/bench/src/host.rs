@@ -20,8 +20,8 @@ use nix::{
 
 use crate::process::Tree;
 
-/// A process that says nothing for so many milliseconds has failed.
-const PATIENCE: u16 = 30_000;
+/// A process that says nothing for so many seconds has failed.
+const PATIENCE: usize = 30;
 
 /// A running execution environment; dropped, it is killed.
 pub(crate) struct Environment {
@@ -62,6 +62,8 @@ impl Environment {
             .env("AWS_LAMBDA_FUNCTION_NAME", "function")
             .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
             .env("AWS_LAMBDA_LOG_FORMAT", "JSON")
+            .env("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/function")
+            .env("AWS_LAMBDA_LOG_STREAM_NAME", "2026/01/01/[$LATEST]0123456789abcdef")
             .env("AWS_LAMBDA_RUNTIME_API", format!("127.0.0.1:{port}"))
             .env("AWS_REGION", "eu-central-1")
             .stdin(Stdio::null())
@@ -154,6 +156,7 @@ impl Environment {
 
     /// The next request on any connection.
     fn request(&mut self) -> Request {
+        let mut silence = 0;
         loop {
             let mut ends: Vec<_> = self
                 .connections
@@ -162,10 +165,15 @@ impl Environment {
                 .chain([self.listener.as_fd()])
                 .map(|end| PollFd::new(end, PollFlags::POLLIN))
                 .collect();
-            if poll(&mut ends, PollTimeout::from(PATIENCE)) == Ok(0) {
+            let silent = poll(&mut ends, PollTimeout::from(1000_u16)) == Ok(0);
+            let ready: Vec<bool> = ends.iter().map(|end| end.any() == Some(true)).collect();
+            silence = if silent { silence + 1 } else { 0 };
+            if silent && !matches!(self.child.try_wait(), Ok(None)) {
+                self.fail("it has ended");
+            }
+            if silence == PATIENCE {
                 self.fail("nothing came for 30 seconds");
             }
-            let ready: Vec<bool> = ends.iter().map(|end| end.any() == Some(true)).collect();
             if ready.last() == Some(&true) {
                 let (stream, _) = self.listener.accept().expect("a connection");
                 stream.set_nodelay(true).expect("no delay");
@@ -186,9 +194,6 @@ impl Environment {
                     Ok(length @ 1..) => buffer.extend_from_slice(&chunk[..length]),
                     _ => {
                         self.connections.remove(&number);
-                        if self.connections.is_empty() && !matches!(self.child.try_wait(), Ok(None)) {
-                            self.fail("it has ended");
-                        }
                         continue;
                     }
                 }

@@ -98,7 +98,8 @@ impl Subject {
             }
             Kind::Node(package, client) => {
                 let mut command = Command::new("node");
-                command.arg(client.join("index.mjs")).arg(format!("handlers.{camel}")).current_dir(package);
+                command.arg(client.join("index.mjs")).env("_HANDLER", format!("handlers.{camel}"));
+                command.current_dir(package);
                 command
             }
         };
@@ -112,7 +113,8 @@ impl Subject {
         match &self.kind {
             Kind::Functions(_) | Kind::Probe(_) => {
                 // As template.yaml has it.
-                command.env("SSL_CERT_FILE", "/dev/null").env("DATABASE_URL", url);
+                command.env("SSL_CERT_FILE", "/dev/null").env("AWS_LAMBDA_LOG_LEVEL", "WARN");
+                command.env("DATABASE_URL", url);
                 command.envs(folder("BENCH_LAYER").map(|layer| ("OPENSSL_CONF", layer.join("openssl.cnf"))));
             }
             Kind::Python(package, _) => {

@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{Server, lock};
 
@@ -358,9 +358,7 @@ impl State {
                 link.close();
                 return;
             }
-            if !delay.is_zero() {
-                thread::sleep(delay);
-            }
+            wait(delay);
             if !link.silent.load(Ordering::SeqCst) && to.write_all(bytes).is_err() {
                 break;
             }
@@ -370,6 +368,15 @@ impl State {
             let _ = to.shutdown(Shutdown::Write);
             let _ = from.shutdown(Shutdown::Read);
         }
+    }
+}
+
+/// Sleeping alone would take up to some tenths of a millisecond longer.
+fn wait(delay: Duration) {
+    let end = Instant::now() + delay;
+    thread::sleep(delay.saturating_sub(Duration::from_millis(1)));
+    while Instant::now() < end {
+        std::hint::spin_loop();
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Context, Result, Stop, failed,
-    process::{Processes, cargo},
+    process::{Processes, cargo, works},
     root, say, test,
     tools::{Scripts, Tools, check_build_prerequisites},
 };
@@ -40,14 +40,18 @@ pub(crate) fn run(
     build.arg("--lambda-dir").arg(&functions).current_dir(root());
     processes
         .succeed(tools.visible_to(&mut build), "the functions cannot be built: see the message above")?;
+    if let Some(("instructions", options)) = arguments.split_first().map(|(it, rest)| (it.as_str(), rest)) {
+        return instructions(&functions, options, target, processes, tools).map(|()| ExitCode::SUCCESS);
+    }
     let probes = folder.join("probes");
     let mut build = cargo();
     build.args(["lambda", "build", "--release", "--lambda-dir"]).arg(&probes);
-    build.current_dir(peers.join("probe")).env("CARGO_TARGET_DIR", folder.join("probe-target"));
+    // What both depend on is compiled once.
+    build.current_dir(peers.join("probe")).env("CARGO_TARGET_DIR", target);
     processes.succeed(tools.visible_to(&mut build), "the probes cannot be built: see the message above")?;
 
     let mut harness = cargo();
-    harness.args(["run", "--release", "--package", "bench", "--"]).args(arguments);
+    harness.args(["run", "--package", "bench", "--"]).args(arguments);
     harness.env("BENCH_FUNCTIONS", functions).env("BENCH_PROBES", probes);
     harness.env("BENCH_LAYER", root().join("shared/layer"));
     for (name, peer) in [("Python", python as Peer), ("Node.js", node), ("Flask", flask)] {
@@ -63,16 +67,21 @@ pub(crate) fn run(
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Counts instructions of the functions in this folder and compares with what is recorded.
+/// Counts instructions of the functions in this folder and compares with what is recorded, or records.
 pub(crate) fn instructions(
     functions: &Path,
+    options: &[String],
     target: &Path,
     processes: &mut Processes,
     tools: &mut Tools,
 ) -> Result<()> {
     let mut harness = cargo();
-    harness.args(["run", "--package", "bench", "--", "instructions"]).env("BENCH_FUNCTIONS", functions);
+    harness.args(["run", "--package", "bench", "--", "instructions"]).args(options);
+    harness.env("BENCH_FUNCTIONS", functions);
     harness.env("TEST_DATABASE_URL", test::throwaway_server(target, processes, tools)?);
+    if !works(Command::new("valgrind").arg("--version")) {
+        return failed("valgrind is missing: install it (on Debian: apt-get install valgrind)");
+    }
     let counted = processes.succeed(&mut harness, "the functions execute more instructions than before");
     processes.stop_all();
     counted

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Context, Result, Stop, bench, contract, failed,
-    process::{Processes, cargo, works},
+    process::{Processes, cargo},
     root, say, test,
     tools::Tools,
 };
@@ -139,10 +139,7 @@ fn instructions(checks: &mut Checks<'_>) -> Result<()> {
     if !functions.is_dir() {
         return failed("nothing is built: run the check `build` before, or with it");
     }
-    if !works(Command::new("valgrind").arg("--version")) {
-        return failed("valgrind is missing: install it (on Debian: apt-get install valgrind)");
-    }
-    bench::instructions(&functions, checks.target, checks.processes, checks.tools)
+    bench::instructions(&functions, &[], checks.target, checks.processes, checks.tools)
 }
 
 fn dependencies(checks: &mut Checks<'_>) -> Result<()> {

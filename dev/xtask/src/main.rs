@@ -39,6 +39,8 @@ Usage: cargo xtask <command>
                instructions, dependencies, advisories
   bench [--rounds N]
                measure the functions beside other ways to build them, and write dev/bench/results
+  bench instructions --record
+               record how many instructions the functions execute, which the check of that name compares
   fuzz [CASES] [OPTIONS]
                try the contract on the API with Schemathesis, CASES (default: 1500) for each operation and
                phase; OPTIONS are those of `schemathesis run`

@@ -11,6 +11,6 @@ async fn main() -> Result<(), StartError> {
 
 async fn handle(db: &Database, event: Request) -> Result<Response, Error> {
     let page = request::page(&event)?;
-    let users = users::list(db, page.after, page.limit).await?;
-    Ok(response::page(&users, page.limit))
+    let rows = users::list(db, page.after, page.limit).await?;
+    Ok(response::page(&rows.page()?, page.limit))
 }

@@ -17,6 +17,7 @@ fn without_a_database_every_endpoint_is_503_and_tells_nothing_but_the_request_id
             assert_eq!(answer.request_id, request_id);
             let record = assert_failure(&answer, 503);
             assert_eq!(record["level"], "ERROR", "{record}");
+            assert_eq!(record["fields"]["requestId"], request_id, "{record}");
         }
     }
 }
