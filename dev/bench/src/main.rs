@@ -33,8 +33,11 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let fits = match arguments[..] {
-        [] => bench(ROUNDS, &folder.join("results")),
-        ["--rounds", rounds] => bench(rounds.parse().unwrap_or(ROUNDS), &folder.join("results")),
+        [] | ["--rounds", _] => {
+            let rounds = arguments.get(1).and_then(|rounds| rounds.parse().ok());
+            bench(rounds.unwrap_or(ROUNDS), &folder.join("results"));
+            true
+        }
         ["instructions"] => instructions::run(&folder.join("instructions.txt"), false),
         ["instructions", "--record"] => instructions::run(&folder.join("instructions.txt"), true),
         _ => {
@@ -45,7 +48,7 @@ fn main() -> ExitCode {
     if fits { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn bench(rounds: usize, results: &Path) -> bool {
+fn bench(rounds: usize, results: &Path) {
     let started = Instant::now();
     let bench = Bench::new();
     let subjects = Subject::all();
@@ -81,5 +84,4 @@ fn bench(rounds: usize, results: &Path) -> bool {
     }
     report::write(results, &bench, pinned, rounds, started, &figures);
     println!("· the results are in {}", results.display());
-    true
 }

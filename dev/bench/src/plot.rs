@@ -35,7 +35,7 @@ pub(crate) fn bars(title: &str, series: &[&str], least: f64, rows: &[Row]) -> St
     while tick <= least * 10_f64.powf(decades) * 1.001 {
         let at = x(tick);
         line(&mut svg, (at, TOP - 6.0), (at, height - 34.0), GRID, 1.0);
-        text(&mut svg, (at, height - 16.0), "middle", 12, &short(tick));
+        text(&mut svg, (at, height - 16.0), "middle", 12, &label(tick));
         tick *= 10.0;
     }
     for (number, row) in rows.iter().enumerate() {
@@ -73,7 +73,7 @@ pub(crate) fn lines(title: &str, below: &str, places: &[u64], rows: &[Row]) -> S
     let mut tick = least;
     while tick <= least * 10_f64.powf(decades) * 1.001 {
         line(&mut svg, (left, y(tick)), (right, y(tick)), GRID, 1.0);
-        text(&mut svg, (left - 8.0, y(tick) + 4.0), "end", 12, &short(tick));
+        text(&mut svg, (left - 8.0, y(tick) + 4.0), "end", 12, &label(tick));
         tick *= 10.0;
     }
     for (place, label) in places.iter().enumerate() {
@@ -135,6 +135,11 @@ fn line(svg: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), colour: &s
         svg,
         r#"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" stroke="{colour}" stroke-width="{width}"/>"#
     );
+}
+
+/// A power of ten.
+fn label(tick: f64) -> String {
+    if tick < 1.0 { short(tick) } else { format!("{tick:.0}") }
 }
 
 /// Three digits.

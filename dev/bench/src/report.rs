@@ -159,7 +159,7 @@ pub(crate) fn write(
     let cold = rows(&|it| Some(vec![median(&it.get.init)?, median(&it.get.init_cpu)?]));
     save("cold-start.svg", &bars("Cold start, connected", &["time", "processor time"], 1.0, &cold));
     let warm = rows(&|it| Some(vec![median(&it.get.warm)?, percentile_99(&it.get.warm)?]));
-    save("warm.svg", &bars("A warm GET of one user", &["median", "99th percentile"], 0.1, &warm));
+    save("warm.svg", &bars("A warm GET of one user", &["median", "99th percentile"], 0.01, &warm));
     let delayed = rows(&|it| it.delayed.iter().map(|(_, warm)| median(warm)).collect());
     save(
         "delay.svg",
