@@ -129,13 +129,11 @@ impl Database {
         let mut slot = self.session.lock().await;
         // One that was closed while the environment was frozen is found here, without a round trip: what wakes us with a
         // request has shown the closed socket to the connection's task as well.
-        if slot.as_ref().is_none_or(|session| session.client.is_closed()) {
-            *slot = None;
-        }
-        let session = match slot.as_mut() {
+        let session = match slot.take().filter(|session| !session.client.is_closed()) {
             Some(session) => session,
-            None => slot.insert(Session::open(config, deadline).await?),
+            None => Session::open(config, deadline).await?,
         };
+        let session = slot.insert(session);
         let fault = match session.query(sql, params, deadline).await {
             Some(Ok(rows)) => return Ok(rows),
             Some(Err(error)) => Fault::of_statement(&error),

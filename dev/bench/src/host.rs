@@ -174,22 +174,18 @@ impl Environment {
             if silence == PATIENCE {
                 self.fail("nothing came for 30 seconds");
             }
-            if ready.last() == Some(&true) {
+            let new = ready.last() == Some(&true);
+            let readable: Vec<usize> =
+                self.connections.keys().zip(ready).filter(|(_, ready)| *ready).map(|(it, _)| *it).collect();
+            if new {
                 let (stream, _) = self.listener.accept().expect("a connection");
                 stream.set_nodelay(true).expect("no delay");
                 self.accepted += 1;
                 self.connections.insert(self.accepted, Connection { stream, buffer: Vec::new() });
             }
-            let ready: Vec<usize> = self
-                .connections
-                .keys()
-                .zip(ready)
-                .filter(|(_, ready)| *ready)
-                .map(|(number, _)| *number)
-                .collect();
-            for number in ready {
+            for number in readable {
                 let Some(Connection { stream, buffer }) = self.connections.get_mut(&number) else { continue };
-                let mut chunk = [0; 64 * 1024];
+                let mut chunk = [0; 16 * 1024];
                 match stream.read(&mut chunk) {
                     Ok(length @ 1..) => buffer.extend_from_slice(&chunk[..length]),
                     _ => {
