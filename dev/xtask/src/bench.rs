@@ -61,7 +61,7 @@ pub(crate) fn run(
             Err(Stop::Failed(sentence)) => say(format_args!("measuring without {name}: {sentence}")),
         }
     }
-    harness.env("TEST_DATABASE_URL", test::throwaway_server(target, processes, tools)?);
+    harness.env("TEST_DATABASE_URL", test::throwaway_server(&target.join("bench"), processes, tools)?);
     say("measuring, which takes some minutes; better leave the machine alone");
     let status = processes.run(tools.visible_to(&mut harness))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -78,7 +78,7 @@ pub(crate) fn instructions(
     let mut harness = cargo();
     harness.args(["run", "--package", "bench", "--", "instructions"]).args(options);
     harness.env("BENCH_FUNCTIONS", functions);
-    harness.env("TEST_DATABASE_URL", test::throwaway_server(target, processes, tools)?);
+    harness.env("TEST_DATABASE_URL", test::throwaway_server(&target.join("bench"), processes, tools)?);
     if !works(Command::new("valgrind").arg("--version")) {
         return failed("valgrind is missing: install it (on Debian: apt-get install valgrind)");
     }

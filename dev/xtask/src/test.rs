@@ -56,14 +56,15 @@ fn run_with_server(
     // One of the tests starts `cargo xtask dev`.
     tools.cargo_lambda(processes)?;
     if env::var_os("TEST_DATABASE_URL").is_none() {
-        tests.env("TEST_DATABASE_URL", throwaway_server(target, processes, tools)?);
+        tests.env("TEST_DATABASE_URL", throwaway_server(&target.join("test"), processes, tools)?);
     }
     tests.envs(tools.pgbouncer(processes)?.map(|program| ("PGBOUNCER", program)));
     say("running the tests");
     processes.run(tools.visible_to(tests))
 }
 
-/// Starts a server with TLS and an empty cluster, and returns its superuser's URL.
+/// Starts a server with TLS and an empty cluster in this folder, which is locked until we end, and returns its
+/// superuser's URL.
 pub(crate) fn throwaway_server(
     target: &Path,
     processes: &mut Processes,
