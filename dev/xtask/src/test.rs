@@ -66,11 +66,10 @@ fn run_with_server(
 /// Starts a server with TLS and an empty cluster in this folder, which is locked until we end, and returns its
 /// superuser's URL.
 pub(crate) fn throwaway_server(
-    target: &Path,
+    folder: &Path,
     processes: &mut Processes,
     tools: &mut Tools,
 ) -> Result<String> {
-    let folder = &target.join("test");
     fs::create_dir_all(folder).context(format_args!("create {}", folder.display()))?;
     certificates::write(folder)?;
     let password = random_password()?;
