@@ -7,7 +7,7 @@ use shared::users;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), StartError> {
     let db = start().await;
-    serve(|event| handle(&db, event)).await
+    serve(|event| handle(db, event)).await
 }
 
 async fn handle(db: &Database, event: Request) -> Result<Response, Error> {

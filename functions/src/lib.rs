@@ -5,15 +5,25 @@
 pub mod request;
 pub mod response;
 
-use std::{cell::Cell, convert::Infallible, panic, panic::AssertUnwindSafe, time::Instant};
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    env,
+    future::{self, Future},
+    panic::{self, AssertUnwindSafe},
+    pin::Pin,
+    time::Instant,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::FutureExt;
 use lambda_http::{
-    Adapter, LambdaEvent, RequestExt, http::header::HOST, request::LambdaRequest, service_fn,
+    Adapter, IntoResponse, LambdaEvent, RequestExt, http::header::HOST, request::LambdaRequest, service_fn,
     tower::ServiceExt,
 };
+use lambda_runtime::Runtime;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use tracing::level_filters::LevelFilter;
 
 pub use lambda_http::{Error as StartError, Request};
 pub use request::Rejection;
@@ -48,9 +58,16 @@ thread_local! {
     static PANICKED_AT: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// Sets up logging: records in Lambda's format, and nothing of a panic but its place.
+/// Sets up logging: a line of JSON for each record from Lambda's level on, and nothing of a panic but its place.
+#[expect(clippy::disallowed_methods, reason = "how much is logged is set by Lambda, as for every function")]
 pub fn start_logging() {
-    lambda_http::tracing::init_default_subscriber();
+    let level = env::var("AWS_LAMBDA_LOG_LEVEL").ok().and_then(|level| level.parse().ok());
+    tracing_subscriber::fmt()
+        .json()
+        .with_max_level(level.unwrap_or(LevelFilter::INFO))
+        .with_target(false)
+        .without_time()
+        .init();
     // The message of a panic may hold a user's data; its place doesn't.
     panic::set_hook(Box::new(|info| PANICKED_AT.set(info.location().map(ToString::to_string))));
 }
@@ -64,12 +81,12 @@ pub async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T, String
     caught.map_err(|_| PANICKED_AT.take().unwrap_or_default())
 }
 
-/// Sets up logging and the database handle, and uses the init phase to connect.
+/// Sets up logging and the database handle, which lives as long as the process, and uses the init phase to connect.
 ///
 /// It never fails: a process that exits here leaves callers waiting while Lambda starts it again and again.
-pub async fn start() -> Database {
+pub async fn start() -> &'static Database {
     start_logging();
-    let database = Database::from_env();
+    let database = Box::leak(Box::new(Database::from_env()));
     database.warm_up().await;
     database
 }
@@ -81,21 +98,31 @@ pub async fn start() -> Database {
 /// If Lambda's Runtime API can't be reached.
 pub async fn serve<H, F>(handler: H) -> Result<(), StartError>
 where
-    H: Fn(Request) -> F,
-    F: Future<Output = Result<Response, Error>> + Send,
+    H: Fn(Request) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Response, Error>> + Send + 'static,
 {
-    let service = Adapter::from(service_fn(|event: Request| {
-        let request_id = event.lambda_context().request_id;
+    let service = Adapter::from(service_fn(move |event: Request| {
+        let request_id = event.lambda_context_ref().map(|context| context.request_id.clone());
         let start = Instant::now();
         let answer = catch_panic(handler(event));
         async move {
             let result = answer.await.unwrap_or_else(|place| Err(Error::Panicked(place)));
-            Ok::<_, Infallible>(
-                result.unwrap_or_else(|error| response::problem(&error, &request_id, start.elapsed())),
-            )
+            Ok::<_, Infallible>(Answer(result.unwrap_or_else(|error| {
+                response::problem(&error, &request_id.unwrap_or_default(), start.elapsed())
+            })))
         }
     }));
-    lambda_runtime::run(service.map_request(well_formed)).await
+    // A task of its own: to wake the program's main future, tokio asks the kernel for events once more, three times a request.
+    tokio::spawn(Runtime::new(service.map_request(well_formed)).run()).await?
+}
+
+/// A response that is taken as it is: `lambda_http` would copy its body, looking for other character sets than UTF-8.
+struct Answer(Response);
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Pin<Box<dyn Future<Output = Response> + Send>> {
+        Box::pin(future::ready(self.0))
+    }
 }
 
 /// Bytes that `http::Uri` refuses in a query.

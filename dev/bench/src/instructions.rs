@@ -66,7 +66,7 @@ fn instructions(program: &Path, database: &Database, user: &str, event: &str, re
     let gate = IamGate::new(Service::Dsql);
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
-    command.env_clear().envs(gate.env(database, user)).env("AWS_LAMBDA_LOG_LEVEL", "WARN");
+    command.env_clear().envs(gate.env(database, user));
     let mut environment = Environment::start("valgrind", command);
     for _ in 0..requests {
         let (_, answer) = environment.invoke(event);

@@ -88,7 +88,12 @@ impl Subject {
         };
         let mut command = match &self.kind {
             Kind::Functions(folder) => Command::new(bootstrap(folder, function)),
-            Kind::Probe(program) => Command::new(program),
+            Kind::Probe(program) => {
+                let mut command = Command::new(program);
+                // At INFO lambda_http's default would prepare the context of a record for each request.
+                command.env("AWS_LAMBDA_LOG_LEVEL", "WARN");
+                command
+            }
             Kind::Python(package, client) => {
                 let mut command = Command::new("python3");
                 command.args(["-m", "awslambdaric", &format!("handler.{snake}")]).current_dir(package);
@@ -113,8 +118,7 @@ impl Subject {
         match &self.kind {
             Kind::Functions(_) | Kind::Probe(_) => {
                 // As template.yaml has it.
-                command.env("SSL_CERT_FILE", "/dev/null").env("AWS_LAMBDA_LOG_LEVEL", "WARN");
-                command.env("DATABASE_URL", url);
+                command.env("SSL_CERT_FILE", "/dev/null").env("DATABASE_URL", url);
                 command.envs(folder("BENCH_LAYER").map(|layer| ("OPENSSL_CONF", layer.join("openssl.cnf"))));
             }
             Kind::Python(package, _) => {

@@ -10,7 +10,7 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, Scr
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio_native_tls::TlsAcceptor;
+use tokio_rustls::TlsAcceptor;
 
 use crate::certificate::Certificate;
 use crate::database::PASSWORD;
@@ -222,7 +222,7 @@ impl State {
             }
             client.write_all(b"S").await?;
         }
-        let mut client = self.acceptor.accept(client).await.map_err(Error::other)?;
+        let mut client = self.acceptor.accept(client).await?;
 
         let startup = Startup::read(&mut client).await?;
         let user = startup.get("user").unwrap_or_default();

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustls::{ServerConnection, StreamOwned};
+
 use crate::certificate::Certificate;
 use crate::http::HttpRequest;
 use crate::lock;
@@ -47,12 +49,15 @@ impl Receiver {
                         break;
                     };
                     // One request each. An error is the client's to see.
-                    let Ok(mut stream) = tls.accept(stream) else { continue };
+                    let tls = ServerConnection::new(Arc::clone(&tls)).expect("a server's settings");
+                    let mut stream = StreamOwned::new(tls, stream);
                     let Some(request) = HttpRequest::read(&mut BufReader::new(&mut stream)) else { continue };
                     let _ = sender.send(request);
                     let answer =
                         format!("HTTP/1.1 {status} \r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-                    let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.shutdown());
+                    let _ = stream.write_all(answer.as_bytes());
+                    stream.conn.send_close_notify();
+                    let _ = stream.flush();
                 }
             }
         });
