@@ -11,7 +11,7 @@ use lambda_http::{
 };
 use serde::Serialize;
 use serde_json::json;
-use shared::users::{Page, Tagged};
+use shared::users::{Page, User};
 
 use crate::{Error, Rejection};
 
@@ -19,26 +19,26 @@ use crate::{Error, Rejection};
 pub type Response = lambda_http::Response<Body>;
 
 /// 200 with a user, for GET.
-pub fn user(user: &Tagged) -> Response {
-    answer(StatusCode::OK, JSON, [etag(user), caching()], &user.user)
+pub fn user(user: &User) -> Response {
+    answer(StatusCode::OK, JSON, [etag(user), caching()], user)
 }
 
 /// 304: the client has this user already.
-pub fn not_modified(user: &Tagged) -> Response {
+pub fn not_modified(user: &User) -> Response {
     let (mut parts, _) = answer(StatusCode::NOT_MODIFIED, JSON, [etag(user), caching()], &()).into_parts();
     parts.headers.remove(CONTENT_TYPE);
     Response::from_parts(parts, Body::Empty)
 }
 
 /// 201 with a new user, and where it is.
-pub fn created(user: &Tagged) -> Response {
-    let location = (LOCATION, format!("/api/users/{}", user.user.id));
-    answer(StatusCode::CREATED, JSON, [etag(user), location], &user.user)
+pub fn created(user: &User) -> Response {
+    let location = (LOCATION, format!("/api/users/{}", user.id));
+    answer(StatusCode::CREATED, JSON, [etag(user), location], user)
 }
 
 /// 200 with a user, for PUT.
-pub fn updated(user: &Tagged) -> Response {
-    answer(StatusCode::OK, JSON, [etag(user)], &user.user)
+pub fn updated(user: &User) -> Response {
+    answer(StatusCode::OK, JSON, [etag(user)], user)
 }
 
 /// 200 with the guide's message.
@@ -52,8 +52,8 @@ pub fn page(page: &Page<'_>, limit: u16) -> Response {
     answer(StatusCode::OK, JSON, iter::once(caching()).chain(next.map(|next| (LINK, next))), &page.users)
 }
 
-fn etag(user: &Tagged) -> (HeaderName, String) {
-    (ETAG, format!("\"{}\"", user.tag))
+fn etag(user: &User) -> (HeaderName, String) {
+    (ETAG, format!("\"{}\"", user.tag()))
 }
 
 /// A client may keep the answer for itself, and asks whether it still holds.

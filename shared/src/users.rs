@@ -1,5 +1,6 @@
 //! Users and the five operations on them, each beside its SQL.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio_postgres::{
@@ -22,6 +23,16 @@ pub struct User<Text = String> {
     pub name: Option<Text>,
     /// In years; 0 to 150 unless another program wrote it.
     pub age: Option<i32>,
+}
+
+impl User {
+    /// The entity tag, without quotes: SHA-256 over what age and name hold, so that changes by other programs count and no
+    /// column is needed. Conditional statements make the same of a row.
+    pub fn tag(&self) -> String {
+        let age = self.age.map(|age| age.to_string()).unwrap_or_default();
+        let name = self.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+        BASE64_STANDARD.encode(Sha256::digest(age + &name))
+    }
 }
 
 /// What a client may store: values that are known to be valid.
@@ -102,15 +113,6 @@ impl Key {
     }
 }
 
-/// A user with the entity tag of its content, without quotes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tagged {
-    /// The user.
-    pub user: User,
-    /// Differs whenever name or age differ.
-    pub tag: String,
-}
-
 /// The entity tags that a user may have for an operation to take place; any with `None`.
 pub type Expected = Option<Vec<String>>;
 
@@ -158,17 +160,15 @@ pub async fn list(db: &Database, after: Option<i64>, limit: u16) -> Result<Rows,
     Ok(Rows { rows: reply.rows, limit: limit.into() })
 }
 
-/// The entity tag is made of the row's content, so that changes by other programs count and no column is needed.
-const GET: &str = "\
-    SELECT id::bigint, name, age, md5(ROW(name, age)::text) FROM users WHERE id = $1";
+const GET: &str = "SELECT id::bigint, name, age FROM users WHERE id = $1";
 
 /// The user with this id.
 ///
 /// # Errors
 /// [`Error::UserNotFound`], [`Error::Unavailable`] or [`Error::Internal`].
-pub async fn get(db: &Database, id: i64) -> Result<Tagged, Error> {
+pub async fn get(db: &Database, id: i64) -> Result<User, Error> {
     let reply = db.query(GET, &[(&id, Type::INT8)]).await?;
-    tagged(reply.rows.first().ok_or(Error::UserNotFound)?)
+    user(reply.rows.first().ok_or(Error::UserNotFound)?)
 }
 
 /// One statement does it all: it looks for the key, stores user and key if there is none, and tells the user's id and
@@ -177,15 +177,15 @@ const CREATE: &str = "\
     WITH seen AS (SELECT user_id, fingerprint FROM idempotency_keys WHERE key = $1), \
     made AS (INSERT INTO users (name, age) SELECT $3, $4 WHERE NOT EXISTS (SELECT FROM seen) RETURNING id), \
     kept AS (INSERT INTO idempotency_keys (key, fingerprint, user_id) SELECT $1, $2, id FROM made) \
-    SELECT id::bigint, $3, $4, md5(ROW($3, $4)::text), true FROM made UNION ALL \
-    SELECT user_id, $3, $4, md5(ROW($3, $4)::text), fingerprint = $2 FROM seen";
+    SELECT id::bigint, $3, $4, true FROM made UNION ALL \
+    SELECT user_id, $3, $4, fingerprint = $2 FROM seen";
 
 /// Stores a new user, once per `key`: repeated, it answers the user as it was created, even if it was changed or
 /// deleted since.
 ///
 /// # Errors
 /// [`Error::KeyReused`], [`Error::Unavailable`], [`Error::OutcomeUnknown`] or [`Error::Internal`].
-pub async fn create(db: &Database, new: &NewUser, key: &Key) -> Result<Tagged, Error> {
+pub async fn create(db: &Database, new: &NewUser, key: &Key) -> Result<User, Error> {
     let params: [Param; 4] = [
         (&key.stored(), Type::TEXT),
         (&new.fingerprint(key.caller()), Type::BYTEA),
@@ -199,21 +199,31 @@ pub async fn create(db: &Database, new: &NewUser, key: &Key) -> Result<Tagged, E
         (error, _) => error,
     })?;
     let row = reply.rows.first().ok_or_else(|| Failure::new("INSERT has answered no row"))?;
-    if row.try_get(4)? { tagged(row) } else { Err(Error::KeyReused) }
+    if row.try_get(3)? { user(row) } else { Err(Error::KeyReused) }
 }
 
-const UPDATE: &str = "\
-    WITH old AS (SELECT id FROM users WHERE id = $1), \
-    new AS (UPDATE users SET name = $3, age = $4 \
-        WHERE id = $1 AND ($2::text[] IS NULL OR md5(ROW(name, age)::text) = ANY($2)) \
-        RETURNING id, name, age, md5(ROW(name, age)::text) AS tag) \
-    SELECT new.id::bigint, new.name, new.age, new.tag FROM old LEFT JOIN new ON true";
+/// The user `$1`, if its entity tag, made as in [`User::tag`], is among `$2`. The space tells an empty name from none, and
+/// a database may keep text in another encoding than UTF-8.
+macro_rules! expected {
+    () => {
+        "id = $1 AND ($2::text[] IS NULL OR \
+            encode(sha256(convert_to(concat(age, ' ' || name), 'UTF8')), 'base64') = ANY($2))"
+    };
+}
+
+const UPDATE: &str = concat!(
+    "WITH old AS (SELECT id FROM users WHERE id = $1), \
+    new AS (UPDATE users SET name = $3, age = $4 WHERE ",
+    expected!(),
+    " RETURNING id, name, age) \
+    SELECT new.id::bigint, new.name, new.age FROM old LEFT JOIN new ON true"
+);
 
 /// Replaces name and age of the user with this id, if its entity tag is among `expected`.
 ///
 /// # Errors
 /// [`Error::UserNotFound`], [`Error::Changed`], [`Error::Unavailable`] or [`Error::Internal`].
-pub async fn update(db: &Database, id: i64, new: &NewUser, expected: &Expected) -> Result<Tagged, Error> {
+pub async fn update(db: &Database, id: i64, new: &NewUser, expected: &Expected) -> Result<User, Error> {
     let params: [Param; 4] = [
         (&id, Type::INT8),
         (expected, Type::TEXT_ARRAY),
@@ -221,14 +231,16 @@ pub async fn update(db: &Database, id: i64, new: &NewUser, expected: &Expected) 
         (&new.age.0, Type::INT4),
     ];
     let reply = db.query(UPDATE, &params).await?;
-    tagged(changed(&reply, expected)?)
+    user(changed(&reply, expected)?)
 }
 
-const DELETE: &str = "\
-    WITH old AS (SELECT id FROM users WHERE id = $1), \
-    gone AS (DELETE FROM users \
-        WHERE id = $1 AND ($2::text[] IS NULL OR md5(ROW(name, age)::text) = ANY($2)) RETURNING id) \
-    SELECT gone.id::bigint FROM old LEFT JOIN gone ON true";
+const DELETE: &str = concat!(
+    "WITH old AS (SELECT id FROM users WHERE id = $1), \
+    gone AS (DELETE FROM users WHERE ",
+    expected!(),
+    " RETURNING id) \
+    SELECT gone.id::bigint FROM old LEFT JOIN gone ON true"
+);
 
 /// Removes the user with this id, if its entity tag is among `expected`.
 ///
@@ -284,10 +296,6 @@ type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 fn user<'a, Text: FromSql<'a>>(row: &'a Row) -> Result<User<Text>, Error> {
     Ok(User { id: row.try_get(0)?, name: row.try_get(1)?, age: row.try_get(2)? })
-}
-
-fn tagged(row: &Row) -> Result<Tagged, Error> {
-    Ok(Tagged { user: user(row)?, tag: row.try_get(3)? })
 }
 
 #[cfg(test)]

@@ -46,6 +46,17 @@ impl Database {
         Self { name: Run::current().create("template0") }
     }
 
+    /// A migrated database that stores text in this encoding.
+    ///
+    /// # Panics
+    /// As [`Database::new`].
+    pub fn in_encoding(encoding: &str) -> Self {
+        let database =
+            Self { name: Run::current().create(&format!("template0 ENCODING {encoding} LOCALE 'C'")) };
+        database.migrate().expect("migrating");
+        database
+    }
+
     /// Applies the migrations, tells which were new, and gives the [roles](role) what their duties need.
     pub fn migrate(&self) -> Result<Vec<&'static str>, shared::Error> {
         migrate(&self.url())

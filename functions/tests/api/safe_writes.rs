@@ -224,6 +224,33 @@ fn a_write_with_a_matching_if_match_is_done() {
 }
 
 #[test]
+fn what_is_read_is_what_a_write_expects_whatever_and_however_it_is_stored() {
+    for database in [Database::new(), Database::in_encoding("LATIN1")] {
+        let (get, update) = (start("get-user", &database), start("update-user", &database));
+        for name in [
+            "NULL",
+            "''",
+            "' '",
+            "'30 é'",
+            r#"'"a\b", (c)'"#,
+            r"E'\n\u0001\u00ff'",
+            "repeat('é', 100)",
+            "'{30}'",
+        ] {
+            for age in ["NULL", "0", "-5", "2147483647"] {
+                database.execute(&format!(
+                    "DELETE FROM users; INSERT INTO users (id, name, age) VALUES (1, {name}, {age})"
+                ));
+                let tag = tag(&get.invoke(Event::get("/api/users/1")));
+                let put = Event::put("/api/users/1").json(&user("Zoë", 41)).header("if-match", &tag);
+                let answer = update.invoke(put);
+                assert_success(&answer, 200, &json!({ "id": 1, "name": "Zoë", "age": 41 }));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_write_with_another_if_match_is_412_and_changes_nothing() {
     let database = with_alice();
     let etag = tag(&start("get-user", &database).invoke(Event::get("/api/users/1")));
