@@ -371,10 +371,12 @@ impl State {
     }
 }
 
-/// Sleeping alone would take up to some tenths of a millisecond longer.
+/// Sleeping lets the processor sleep as well, which then takes up to a millisecond to wake, so short delays are spun.
 fn wait(delay: Duration) {
     let end = Instant::now() + delay;
-    thread::sleep(delay.saturating_sub(Duration::from_millis(1)));
+    if delay > Duration::from_millis(10) {
+        thread::sleep(delay);
+    }
     while Instant::now() < end {
         std::hint::spin_loop();
     }
