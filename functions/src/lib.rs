@@ -23,7 +23,7 @@ use lambda_http::{
 };
 use lambda_runtime::Runtime;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use tracing::level_filters::LevelFilter;
+use tracing::Level;
 
 pub use lambda_http::{Error as StartError, Request};
 pub use request::Rejection;
@@ -64,7 +64,7 @@ pub fn start_logging() {
     let level = env::var("AWS_LAMBDA_LOG_LEVEL").ok().and_then(|level| level.parse().ok());
     tracing_subscriber::fmt()
         .json()
-        .with_max_level(level.unwrap_or(LevelFilter::INFO))
+        .with_max_level(level.unwrap_or(Level::INFO))
         .with_target(false)
         .without_time()
         .init();
@@ -112,8 +112,10 @@ where
             })))
         }
     }));
-    // A task of its own: to wake the program's main future, tokio asks the kernel for events once more, three times a request.
-    tokio::spawn(Runtime::new(service.map_request(well_formed)).run()).await?
+    // Not `lambda_runtime::run`, which prepares the context of a record for each request. A task of its own, since to
+    // wake the program's main future tokio asks the kernel for events once more, three times a request.
+    let serving = tokio::spawn(Runtime::new(service.map_request(well_formed)).run());
+    serving.await.map_err(|_| "the runtime has panicked")?
 }
 
 /// A response that is taken as it is: `lambda_http` would copy its body, looking for other character sets than UTF-8.

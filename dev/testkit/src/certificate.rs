@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustls::ServerConfig;
+use rustls::{ServerConfig, SupportedProtocolVersion};
 use rustls::pki_types::PrivateKeyDer;
 
 /// A certificate that is its own authority, in a file as long as this value lives.
@@ -12,8 +12,11 @@ use rustls::pki_types::PrivateKeyDer;
 pub(crate) struct Certificate(PathBuf);
 
 impl Certificate {
-    /// For these names, with what a server needs.
-    pub(crate) fn new(names: &[&str]) -> (Self, Arc<ServerConfig>) {
+    /// For these names, with what a server needs that speaks this version of TLS.
+    pub(crate) fn new(
+        names: &[&str],
+        version: &'static SupportedProtocolVersion,
+    ) -> (Self, Arc<ServerConfig>) {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
@@ -21,7 +24,7 @@ impl Certificate {
         let path = std::env::temp_dir().join(format!("testkit-{}-{number}.pem", std::process::id()));
         std::fs::write(&path, made.cert.pem()).expect("writing a certificate");
         let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let server = ServerConfig::builder().with_no_client_auth();
+        let server = ServerConfig::builder_with_protocol_versions(&[version]).with_no_client_auth();
         let server =
             server.with_single_cert(vec![made.cert.der().clone()], key).expect("a certificate and its key");
         (Self(path), Arc::new(server))

@@ -351,6 +351,7 @@ impl Run {
         format!("test_{}", self.number)
     }
 
+    /// Creates a database from a template, whose name other options may follow.
     fn create(&self, template: &str) -> String {
         let name = format!("{}_{}", self.prefix(), self.databases.fetch_add(1, Ordering::Relaxed));
         lock(&self.admin)

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split}
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::version::TLS13;
 
 use crate::certificate::Certificate;
 use crate::database::PASSWORD;
@@ -124,7 +125,7 @@ impl IamGate {
             Service::Dsql => service.host().to_owned(),
             Service::Rds => format!("{}:{port}", service.host()),
         };
-        let (certificate, acceptor) = Certificate::new(&[service.host()]);
+        let (certificate, acceptor) = Certificate::new(&[service.host()], &TLS13);
         let state = Arc::new(State {
             service,
             host,

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use testkit::{Database, Event, Failure};
 
 use crate::support::{
-    assert_failure, assert_success, endpoints, rows, start, start_at, start_with_database_down, user,
-    with_id, writers,
+    assert_failure, assert_success, endpoints, rows, start, start_at, start_with, start_with_database_down,
+    user, with_id, writers,
 };
 
 #[test]
@@ -110,7 +110,7 @@ fn what_a_client_sent_never_reaches_the_log() {
     database.execute("INSERT INTO users (name, age) VALUES ('Bob', 41)");
     database.execute("ALTER TABLE users ADD CONSTRAINT sober CHECK (age < 100)");
     for (binary, event) in writers() {
-        let write = start(binary, &database);
+        let write = start_with(binary, &database.url(), &[("AWS_LAMBDA_LOG_LEVEL", "TRACE")]);
         let answer = write.invoke(event.clone().json(&user(name, 149)));
         let record = assert_failure(&answer, 500);
         assert!(record.to_string().contains("23514"), "{record}");

@@ -149,6 +149,18 @@ fn create_and_update_make_schema_and_roles_and_delete_touches_nothing() {
 }
 
 #[test]
+fn the_log_begins_at_the_level_that_lambda_sets() {
+    let receiver = Receiver::new();
+    for (level, expected) in [("", 1), ("INFO", 1), ("WARN", 0), ("ERROR", 0), ("FATAL", 1)] {
+        let (name, value) = receiver.env();
+        let function = start_migrate("", &[(name, &value), ("AWS_LAMBDA_LOG_LEVEL", level)]);
+        answer_to(&request("Delete", &receiver, &Value::Null), &function, &receiver);
+        let records = function.log().iter().filter(|line| line.contains(r#""level":"INFO""#)).count();
+        assert_eq!(records, expected, "{level}: {:?}", function.log());
+    }
+}
+
+#[test]
 fn delete_succeeds_without_a_database() {
     let receiver = Receiver::new();
     for url in ["postgres://someone:hunter2@127.0.0.1:1/db", "nonsense"] {
