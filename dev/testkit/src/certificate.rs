@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustls::{ServerConfig, SupportedProtocolVersion};
 use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, SupportedProtocolVersion};
 
 /// A certificate that is its own authority, in a file as long as this value lives.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use testkit::{Database, Event, Failure};
 
 use crate::support::{
     assert_failure, assert_success, endpoints, rows, start, start_at, start_with, start_with_database_down,
-    user, with_id, writers,
+    user, with_alice, with_id, writers,
 };
 
 #[test]
@@ -110,7 +110,7 @@ fn what_a_client_sent_never_reaches_the_log() {
     database.execute("INSERT INTO users (name, age) VALUES ('Bob', 41)");
     database.execute("ALTER TABLE users ADD CONSTRAINT sober CHECK (age < 100)");
     for (binary, event) in writers() {
-        let write = start_with(binary, &database.url(), &[("AWS_LAMBDA_LOG_LEVEL", "TRACE")]);
+        let write = start(binary, &database);
         let answer = write.invoke(event.clone().json(&user(name, 149)));
         let record = assert_failure(&answer, 500);
         assert!(record.to_string().contains("23514"), "{record}");
@@ -143,6 +143,18 @@ fn what_a_client_sent_never_reaches_the_log() {
     }
     let names: Vec<_> = rows(&database).into_iter().map(|row| row.1).collect();
     assert_eq!(names, [Some("Zaphod Beeblebrox".to_owned()), Some("Zaphod Beeblebrox".to_owned())]);
+}
+
+#[test]
+fn what_a_client_sent_reaches_the_log_at_no_level() {
+    let database = with_alice();
+    for (binary, event) in writers() {
+        let write = start_with(binary, &database.url(), &[("AWS_LAMBDA_LOG_LEVEL", "TRACE")]);
+        assert!(write.invoke(event.json(&user("Zaphod", 30))).status < 300);
+        let log = write.log().join("\n");
+        assert!(log.contains("DEBUG"), "the log is not empty: {log}");
+        assert!(!log.contains("Zaphod"), "{log}");
+    }
 }
 
 #[test]
