@@ -98,7 +98,7 @@ pub async fn start() -> &'static Database {
 /// If Lambda's Runtime API can't be reached.
 pub async fn serve<H, F>(handler: H) -> Result<(), StartError>
 where
-    H: Fn(Request) -> F + Send + Sync + 'static,
+    H: Fn(Request) -> F + Send + 'static,
     F: Future<Output = Result<Response, Error>> + Send + 'static,
 {
     let service = Adapter::from(service_fn(move |event: Request| {
