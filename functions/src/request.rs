@@ -8,7 +8,7 @@ use serde::{
     de::{Deserializer, MapAccess, Visitor},
 };
 use serde_json::Value;
-use shared::users::{Age, Expected, Key, Name, NewUser};
+use shared::users::{Age, Expected, Key, Name, NewUser, User};
 
 use crate::Request;
 
@@ -213,12 +213,15 @@ pub fn if_match(event: &Request) -> Result<Expected, Rejection> {
 pub struct Known(Option<EntityTags>);
 
 impl Known {
-    /// Whether the client has the content with this tag; compared weakly.
-    pub fn includes(&self, tag: &str) -> bool {
+    /// Whether the client has this user's content; compared weakly. Nobody asks, as a rule, so no tag is made before.
+    pub fn includes(&self, user: &User) -> bool {
         match &self.0 {
             None => false,
             Some(EntityTags::Any) => true,
-            Some(EntityTags::List(tags)) => tags.iter().any(|known| known.opaque == tag),
+            Some(EntityTags::List(tags)) => {
+                let tag = user.tag();
+                tags.iter().any(|known| known.opaque == tag)
+            }
         }
     }
 }

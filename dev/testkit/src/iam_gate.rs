@@ -7,11 +7,11 @@ use std::time::SystemTime;
 
 use percent_encoding::percent_decode_str;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use rustls::version::TLS13;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::version::TLS13;
 
 use crate::certificate::Certificate;
 use crate::database::PASSWORD;

@@ -13,5 +13,5 @@ async fn handle(db: &Database, event: Request) -> Result<Response, Error> {
     let id = request::user_id(&event)?;
     let known = request::if_none_match(&event)?;
     let user = users::get(db, id).await?;
-    Ok(if known.includes(&user.tag()) { response::not_modified(&user) } else { response::user(&user) })
+    Ok(if known.includes(&user) { response::not_modified(&user) } else { response::user(&user) })
 }
