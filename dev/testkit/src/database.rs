@@ -62,15 +62,6 @@ impl Database {
         migrate(&self.url())
     }
 
-    /// Deletes the idempotency keys whose time is over and tells how many.
-    ///
-    /// # Panics
-    /// When that fails.
-    pub fn delete_old_keys(&self) -> i64 {
-        let database = shared::Database::new(shared::Config::from_url(&self.url(), None));
-        block_on(shared::users::delete_old_keys(&database)).expect("deleting keys")
-    }
-
     /// `DATABASE_URL` for a function: verified TLS where the server's URL asks for it.
     pub fn url(&self) -> String {
         url(&self.name)

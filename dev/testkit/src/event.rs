@@ -8,6 +8,58 @@ use serde_json::{Map, Value, json};
 /// The path under which single users live.
 const COLLECTION: &str = "/api/users";
 
+/// Who sends a request, as the route's authorizer knows it.
+#[derive(Clone, Copy, Debug)]
+pub enum Caller<'a> {
+    /// Whoever wants to: the route has no authorizer.
+    Anybody,
+    /// The ARN that belongs to credentials of IAM, as `aws sts get-caller-identity` tells it.
+    Iam(&'a str),
+    /// The id of an identity of a Cognito identity pool, and the ARN of the role's session that it was given.
+    Identity(&'a str, &'a str),
+    /// The claims of a JWT.
+    Token(&'a [(&'a str, &'a str)]),
+}
+
+impl Caller<'_> {
+    /// `requestContext.authorizer`.
+    fn authorizer(self) -> Option<Value> {
+        let iam = |arn: &str, identity: Option<&str>| {
+            let account = arn.split(':').nth(4).unwrap_or_default();
+            let id = match arn.split_once(":assumed-role/").and_then(|(_, role)| role.rsplit_once('/')) {
+                Some((_, session)) => format!("AROAIOSFODNN7EXAMPLE:{session}"),
+                None => "AIDAIOSFODNN7EXAMPLE".to_owned(),
+            };
+            let cognito = identity.map(|identity| {
+                json!({
+                    "amr": ["authenticated", "cognito-idp.eu-central-1.amazonaws.com/eu-central-1_xmpl"],
+                    "identityId": identity,
+                    "identityPoolId": "eu-central-1:5f2cbf1e-0c2b-4b4d-9d5e-0a1b2c3d4e5f",
+                })
+            });
+            json!({ "iam": {
+                "accessKey": "ASIAIOSFODNN7EXAMPLE",
+                "accountId": account,
+                "callerId": id,
+                "cognitoIdentity": cognito,
+                "principalOrgId": null,
+                "userArn": arn,
+                "userId": id,
+            } })
+        };
+        Some(match self {
+            Self::Anybody => return None,
+            Self::Iam(arn) => iam(arn, None),
+            Self::Identity(identity, arn) => iam(arn, Some(identity)),
+            Self::Token(claims) => {
+                let claims: Map<_, _> =
+                    claims.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+                json!({ "jwt": { "claims": claims, "scopes": null } })
+            }
+        })
+    }
+}
+
 /// An event under construction. It becomes a [`Value`], which a test may damage further.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -90,6 +142,24 @@ impl Event {
         self
     }
 
+    /// Sent by somebody whom the route's authorizer knows.
+    pub fn by(mut self, caller: Caller<'_>) -> Self {
+        if let Some(authorizer) = caller.authorizer() {
+            self.event["requestContext"]["authorizer"] = authorizer;
+        }
+        self
+    }
+
+    /// At a stage other than `$default`, which is then the first segment of the path.
+    pub fn stage(mut self, stage: &str) -> Self {
+        for path in ["/rawPath", "/requestContext/http/path"] {
+            let path = self.event.pointer_mut(path).expect("every event has it");
+            *path = json!(format!("/{stage}{}", path.as_str().unwrap_or_default()));
+        }
+        self.event["requestContext"]["stage"] = json!(stage);
+        self
+    }
+
     /// The query string as it stands in the URL, without the `?`.
     pub fn query(mut self, raw: &str) -> Self {
         let decode =
@@ -156,10 +226,30 @@ mod tests {
         assert_eq!(event["headers"]["x-one"], "1,2");
         assert_eq!(event.get("body"), None);
 
+        let event = Value::from(Event::get("/api/users").stage("prod"));
+        assert_eq!((&event["rawPath"], &event["routeKey"]), (&json!("/prod/api/users"), &json!("GET /api/users")));
+        assert_eq!(event.pointer("/requestContext/http/path"), Some(&json!("/prod/api/users")));
+
         let event = Value::from(Event::post("/api/users").bytes(b"\xff"));
         assert_eq!(event["routeKey"], "POST /api/users");
         assert_eq!(event.get("pathParameters"), None);
         assert_eq!((&event["body"], &event["isBase64Encoded"]), (&json!("/w=="), &json!(true)));
         assert_eq!(event["headers"]["content-length"], "1");
+    }
+
+    #[test]
+    fn an_event_says_who_called_as_the_authorizers_do() {
+        let context = |caller| Value::from(Event::get("/api/users").by(caller))["requestContext"].take();
+        assert_eq!(context(Caller::Anybody).get("authorizer"), None);
+
+        let arn = "arn:aws:sts::210987654321:assumed-role/Writer/session";
+        let iam = context(Caller::Iam(arn))["authorizer"]["iam"].take();
+        assert_eq!((&iam["userArn"], &iam["accountId"]), (&json!(arn), &json!("210987654321")));
+        assert_eq!((&iam["userId"], &iam["cognitoIdentity"]), (&json!("AROAIOSFODNN7EXAMPLE:session"), &Value::Null));
+        let iam = context(Caller::Identity("eu-central-1:1", arn))["authorizer"]["iam"].take();
+        assert_eq!((&iam["userArn"], &iam["cognitoIdentity"]["identityId"]), (&json!(arn), &json!("eu-central-1:1")));
+
+        let jwt = context(Caller::Token(&[("sub", "alice")]))["authorizer"]["jwt"].take();
+        assert_eq!(jwt, json!({ "claims": { "sub": "alice" }, "scopes": null }));
     }
 }

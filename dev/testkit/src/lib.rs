@@ -19,7 +19,7 @@ mod runtime_api;
 mod token;
 
 pub use database::{Database, Server, as_role, as_user, role, roles};
-pub use event::Event;
+pub use event::{Caller, Event};
 pub use function::{Answer, Failure, Function, Pending};
 pub use http::HttpRequest;
 pub use iam_gate::{IamGate, Service};

@@ -3,7 +3,7 @@
 use serde_json::json;
 use testkit::{Database, Event};
 
-use crate::support::{assert_success, rows, start, user};
+use crate::support::{assert_success, resolved, rows, start, user};
 
 #[test]
 fn a_user_is_created_and_its_place_told() {
@@ -11,7 +11,7 @@ fn a_user_is_created_and_its_place_told() {
     let answer = start("create-user", &database).invoke(Event::post("/api/users").json(&user("Alice", 30)));
 
     assert_success(&answer, 201, &json!({ "id": 1, "name": "Alice", "age": 30 }));
-    assert_eq!(answer.header("location"), Some("/api/users/1"));
+    assert_eq!(answer.header("location"), Some("users/1"));
     assert_eq!(rows(&database), [(1, Some("Alice".to_owned()), Some(30))]);
 }
 
@@ -22,7 +22,7 @@ fn each_user_gets_an_id_of_its_own() {
     for id in 1..=3 {
         let answer = create.invoke(Event::post("/api/users").json(&user("Alice", 30)));
         assert_success(&answer, 201, &json!({ "id": id, "name": "Alice", "age": 30 }));
-        assert_eq!(answer.header("location"), Some(format!("/api/users/{id}").as_str()));
+        assert_eq!(answer.header("location"), Some(format!("users/{id}").as_str()));
     }
     assert_eq!(rows(&database).len(), 3);
 }
@@ -47,7 +47,7 @@ fn ids_beyond_32_bits_are_served() {
     database.execute("ALTER TABLE users ALTER COLUMN id RESTART WITH 3000000000");
     let answer = start("create-user", &database).invoke(Event::post("/api/users").json(&user("Alice", 30)));
     assert_success(&answer, 201, &json!({ "id": 3_000_000_000_i64, "name": "Alice", "age": 30 }));
-    assert_eq!(answer.header("location"), Some("/api/users/3000000000"));
+    assert_eq!(answer.header("location"), Some("users/3000000000"));
 }
 
 #[test]
@@ -66,4 +66,23 @@ fn sql_in_a_name_is_a_name() {
     let answer = start("create-user", &database).invoke(Event::post("/api/users").json(&user(name, 30)));
     assert_success(&answer, 201, &json!({ "id": 1, "name": name, "age": 30 }));
     assert_eq!(rows(&database), [(1, Some(name.to_owned()), Some(30))]);
+}
+
+#[test]
+fn the_place_of_a_user_is_right_wherever_the_api_is() {
+    let database = Database::new();
+    let (create, get) = (start("create-user", &database), start("get-user", &database));
+    for (base, stage) in [
+        ("https://a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com", None),
+        ("https://a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com/prod", Some("prod")),
+        // A custom domain's base path, which is no part of the event.
+        ("https://api.example.com/people/v1", None),
+    ] {
+        let at_stage = |event: Event| stage.map_or(event.clone(), |stage| event.stage(stage));
+        let answer = create.invoke(at_stage(Event::post("/api/users").json(&user("Alice", 30))));
+        let location = answer.header("location").unwrap_or_else(|| panic!("no Location: {answer:?}"));
+        let place = resolved(&format!("{base}/api/users"), location);
+        let path = place.strip_prefix(base).unwrap_or_else(|| panic!("{place} is not below {base}"));
+        assert_success(&get.invoke(at_stage(Event::get(path))), 200, &answer.json());
+    }
 }

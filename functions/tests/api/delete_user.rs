@@ -55,3 +55,20 @@ fn the_id_of_a_deleted_user_is_not_given_again() {
     assert_eq!(start("delete-user", &database).invoke(Event::delete("/api/users/1")).status, 200);
     assert_eq!(create.invoke(event()).json()["id"], 2);
 }
+
+#[test]
+fn without_a_precondition_it_is_the_plain_statement() {
+    let database = with_alice();
+    let function = start("delete-user", &database);
+    let mut client = database.client();
+    let mut locked = client.transaction().expect("a transaction");
+    locked.batch_execute("SELECT FROM users WHERE id = 1 FOR UPDATE").expect("a lock");
+    let pending = function.start_invoke(Event::delete("/api/users/1"));
+    database.wait_for_locks(1);
+    let statement = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let statement: String = database.client().query_one(statement, &[]).expect("what waits").get(0);
+    locked.rollback().expect("the end of the lock");
+    assert_eq!(pending.wait().status, 200);
+    assert!(statement.starts_with("DELETE FROM users WHERE id = $1"), "{statement}");
+    assert!(statement.contains(" WHERE id = $1 RETURNING "), "{statement}");
+}

@@ -514,3 +514,125 @@ fn assert_too_large(function: &Function, event: Event) {
     assert!(!error.is_empty(), "{body}");
     assert_problem(&answer, 413, title, error);
 }
+
+#[test]
+fn a_byte_order_mark_is_skipped() {
+    let database = with_user_1();
+    for (binary, event) in writers() {
+        let write = start(binary, &database);
+        let body = format!("\u{feff}{}", user("Alice", 30));
+        for event in [event.clone().header("content-type", JSON), event.clone()] {
+            for event in [event.clone().body(&body), event.bytes(body.as_bytes())] {
+                let answer = write.invoke(event);
+                assert!(answer.status < 300, "{binary}: {answer:?}");
+                assert_eq!(answer.json()["name"], "Alice");
+            }
+        }
+        // Elsewhere it is a character like others.
+        let answer = write.invoke(event.clone().json(&user("\u{feff}Alice", 30)));
+        assert_eq!(answer.json()["name"], "\u{feff}Alice", "{answer:?}");
+        for wrong in ["\u{feff}", "\u{feff}\u{feff}{}", " \u{feff}{}", "{}\u{feff}"] {
+            let answer = write.invoke(event.clone().header("content-type", JSON).body(wrong));
+            assert_problem(&answer, 400, "Bad Request", "Invalid input");
+        }
+    }
+}
+
+/// `{"name": "Alice", "age": 30}`, as gzip makes it.
+const COMPRESSED: [u8; 45] = [
+    31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 202, 75, 204, 77, 85, 178, 82, 80, 114, 204, 201, 76, 78, 85, 210, 81, 80, 74, 76, 7, 241, 141, 13, 106, 1, 194, 98, 138, 61, 28, 0, 0, 0,
+];
+
+#[test]
+fn a_compressed_body_is_415() {
+    for (binary, event) in writers() {
+        let write = start_with_database_down(binary);
+        for encoding in ["gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "aws-chunked", "gzip, br", "identity, gzip"] {
+            for (body, of) in [(&COMPRESSED as &[u8], "gzip"), (b"", "none"), (b"{", "half"), (b"\x78\x9c\x03\0", "zlib")] {
+                for event in [event.clone().header("content-type", JSON), event.clone()] {
+                    let answer = write.invoke(event.header("content-encoding", encoding).bytes(body));
+                    assert_eq!(answer.status, 415, "{binary} {encoding} {of}: {answer:?}");
+                    let error = "Content-Encoding must be identity";
+                    assert_problem(&answer, 415, "Unsupported Media Type", error);
+                }
+            }
+        }
+        // Without the header it is just not JSON.
+        for event in [event.clone(), event.clone().header("content-encoding", "identity")] {
+            let answer = write.invoke(event.header("content-type", JSON).bytes(&COMPRESSED));
+            assert_problem(&answer, 400, "Bad Request", "Invalid input");
+        }
+        assert_too_large(&write, event.header("content-encoding", "gzip").bytes(&[31; 16_385]));
+    }
+}
+
+#[test]
+fn what_is_json_as_it_stands_is_taken_whatever_its_encoding_is_said_to_be() {
+    let database = with_user_1();
+    for (binary, event) in writers() {
+        let (write, without_database) = (start(binary, &database), start_with_database_down(binary));
+        for encoding in ["identity", "Identity", "gzip", "aws-chunked", "utf-8"] {
+            let event = event.clone().header("content-encoding", encoding);
+            let answer = write.invoke(event.clone().json(&user("Alice", 30)));
+            assert!(answer.status < 300, "{binary} {encoding}: {answer:?}");
+            // As JSON it is judged.
+            assert_faults(&without_database.invoke(event.json(&user("Alice", -1))), "Invalid input", &["#/age"]);
+        }
+    }
+}
+
+#[test]
+fn a_name_that_the_databases_encoding_can_not_hold_is_400_and_not_logged() {
+    for (encoding, name, held) in [
+        ("LATIN1", "🦀", "Zoë"),
+        ("WIN1252", "李", "Zoë"),
+        ("EUC_JP", "🦀", "李"),
+        // It takes bytes for characters, of which these are 120.
+        ("SQL_ASCII", &"é".repeat(60), "Zoë 🦀"),
+    ] {
+        let database = Database::in_encoding(encoding);
+        database.execute("INSERT INTO users (name, age) VALUES ('Somebody', 99)");
+        let etag = start("get-user", &database).invoke(Event::get("/api/users/1"));
+        let etag = etag.header("etag").expect("an ETag").to_owned();
+        for (binary, event) in writers() {
+            let write = start(binary, &database);
+            let keyed = |event: Event| event.header("idempotency-key", "k");
+            for event in [
+                event.clone(),
+                keyed(event.clone()),
+                event.clone().header("if-none-match", "\"x\""),
+                event.clone().header("if-match", if binary == "update-user" { &etag } else { "*" }),
+            ] {
+                let answer = write.invoke(event.json(&user(name, 30)));
+                assert_eq!(answer.status, 400, "{encoding} {binary}: {answer:?}");
+                assert_faults(&answer, "Invalid input", &["#/name"]);
+                let detail = "can't be stored in the database's encoding";
+                assert_eq!(answer.json()["errors"][0]["detail"], detail, "{encoding} {binary}");
+                assert!(answer.log.is_empty(), "{answer:?}");
+            }
+            assert_eq!(rows(&database), [(1, Some("Somebody".to_owned()), Some(99))], "{encoding} {binary}");
+            // The key was not used up.
+            let answer = write.invoke(keyed(event).json(&user(held, 30)));
+            assert!(answer.status < 300, "{encoding} {binary}: {answer:?}");
+            assert_eq!(answer.json()["name"], held);
+            database.execute("DELETE FROM users WHERE id > 1; UPDATE users SET name = 'Somebody', age = 99");
+        }
+    }
+}
+
+#[test]
+fn a_tag_that_the_databases_encoding_can_not_hold_matches_nothing() {
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let database = Database::in_encoding(encoding);
+        database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+        for (binary, event) in with_id("1") {
+            let function = start(binary, &database);
+            for tag in ["\"🦀\"", "\"李\", \"x\"", &format!("\"{}\"", "é".repeat(22))] {
+                let answer = function.invoke(event.clone().header("if-match", tag));
+                assert_eq!(answer.status, 412, "{encoding} {binary} {tag}: {answer:?}");
+            }
+            let answer = function.invoke(event.header("if-none-match", "\"🦀\""));
+            assert_eq!(answer.status, 200, "{encoding} {binary}: {answer:?}");
+        }
+    }
+}

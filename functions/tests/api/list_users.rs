@@ -1,9 +1,11 @@
 //! `GET /api/users`
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use testkit::{Answer, Database, Event, Function};
 
-use crate::support::{assert_problem, assert_success, start, start_with_database_down};
+use crate::support::{assert_problem, assert_success, resolved, start, start_with_database_down};
 
 #[test]
 fn no_users_are_an_empty_array() {
@@ -58,7 +60,7 @@ fn a_page_holds_1000_users_unless_told_otherwise() {
 
     let first = list.invoke(Event::get("/api/users"));
     assert_eq!(ids(&first), (1..=1000).collect::<Vec<_>>());
-    assert_eq!(first.header("link"), Some("</api/users?limit=1000&after=1000>; rel=\"next\""));
+    assert_eq!(first.header("link"), Some("<?after=1000&limit=1000>; rel=\"next\""));
 
     let second = list.invoke(Event::get("/api/users").query("limit=1000&after=1000"));
     assert_eq!(ids(&second), [1001]);
@@ -79,7 +81,7 @@ fn a_page_that_ends_with_the_last_user_has_no_link() {
         assert_eq!(answer.header("link"), None, "{query}");
     }
     let answer = list.invoke(Event::get("/api/users").query("limit=999"));
-    assert_eq!(answer.header("link"), Some("</api/users?limit=999&after=999>; rel=\"next\""));
+    assert_eq!(answer.header("link"), Some("<?after=999&limit=999>; rel=\"next\""));
 }
 
 #[test]
@@ -105,7 +107,7 @@ fn limit_and_after_choose_a_page() {
         let answer = list.invoke(Event::get("/api/users").query(query));
         assert_eq!(ids(&answer), expected, "{query}");
         let link =
-            link.map(|(limit, after)| format!("</api/users?limit={limit}&after={after}>; rel=\"next\""));
+            link.map(|(limit, after)| format!("<?after={after}&limit={limit}>; rel=\"next\""));
         assert_eq!(answer.header("link"), link.as_deref(), "{query}");
     }
 }
@@ -153,12 +155,12 @@ fn percent_encoded_parameters_are_understood() {
         let answer = list.invoke(Event::get("/api/users").query(query));
         assert_eq!(ids(&answer), (6..=15).collect::<Vec<_>>(), "{query}");
         // In our own words again.
-        assert_eq!(answer.header("link"), Some("</api/users?limit=10&after=15>; rel=\"next\""), "{query}");
+        assert_eq!(answer.header("link"), Some("<?after=15&limit=10>; rel=\"next\""), "{query}");
     }
 }
 
 #[test]
-fn a_bad_repeated_or_unknown_parameter_is_400_with_the_database_down() {
+fn a_bad_or_repeated_parameter_is_400_with_the_database_down() {
     let list = start_with_database_down("list-users");
     for query in [
         "limit=0",
@@ -198,15 +200,9 @@ fn a_bad_repeated_or_unknown_parameter_is_400_with_the_database_down() {
         "after=1&after=1",
         "limit=5&after=1&limit=5",
         "limit=1&%6Cimit=1",
-        "page=2",
-        "offset=10",
-        "Limit=1",
-        "limit[]=1",
-        "limit%20=1",
-        "limit=1&page=2",
-        "limit=1&x",
-        "=1",
-        "name=%3Cscript%3E",
+        // Also beside others, which don't count.
+        "limit=0&page=2",
+        "_=17&after=x",
     ] {
         let answer = list.invoke(Event::get("/api/users").query(query));
         assert_eq!(answer.status, 400, "{query}: {answer:?}");
@@ -220,7 +216,72 @@ fn every_bad_parameter_is_listed() {
     let list = start_with_database_down("list-users");
     let answer = list.invoke(Event::get("/api/users").query("limit=0&after=x&page=2"));
     assert_problem(&answer, 400, "Bad Request", "Invalid input");
-    assert_eq!(answer.json()["errors"].as_array().map(Vec::len), Some(3), "{}", answer.body);
+    let body = answer.json();
+    let parameters = body["errors"].as_array().into_iter().flatten().map(|error| &error["parameter"]);
+    let parameters: BTreeSet<_> = parameters.map(|it| it.as_str().unwrap_or_default()).collect();
+    assert_eq!(parameters, BTreeSet::from(["after", "limit"]), "{body}");
+}
+
+#[test]
+fn other_parameters_are_ignored_also_when_they_are_repeated() {
+    let database = Database::new();
+    database
+        .execute("INSERT INTO users (id, name, age) SELECT n, 'User', 30 FROM generate_series(1, 20) AS n");
+    let list = start("list-users", &database);
+    for query in [
+        "_=17",
+        "utm_source=x&utm_medium=y",
+        "page=2",
+        "offset=10",
+        "Limit=0",
+        "LIMIT=x",
+        "limit[]=1",
+        "limit%20=0",
+        "=1",
+        "x",
+        "x=1&x=2",
+        "name=%3Cscript%3E",
+        "%00=%ff",
+    ] {
+        let answer = list.invoke(Event::get("/api/users").query(query));
+        assert_eq!(ids(&answer), (1..=20).collect::<Vec<_>>(), "{query}");
+        // They don't come back in our link.
+        let answer = list.invoke(Event::get("/api/users").query(&format!("{query}&limit=10&after=5&{query}")));
+        assert_eq!(ids(&answer), (6..=15).collect::<Vec<_>>(), "{query}");
+        assert_eq!(answer.header("link"), Some("<?after=15&limit=10>; rel=\"next\""), "{query}");
+    }
+}
+
+#[test]
+fn a_link_leads_on_wherever_the_api_is_and_its_parameters_are_sorted() {
+    let database = Database::new();
+    database
+        .execute("INSERT INTO users (id, name, age) SELECT n, 'User', 30 FROM generate_series(1, 3) AS n");
+    let list = start("list-users", &database);
+    for (base, stage) in [
+        ("https://a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com", None),
+        ("https://a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com/prod", Some("prod")),
+        // A custom domain's base path, which is no part of the event.
+        ("https://api.example.com/people/v1", None),
+    ] {
+        let mut url = format!("{base}/api/users?limit=2");
+        let mut found = Vec::new();
+        loop {
+            let (path, query) = url.split_once('?').expect("a query");
+            assert_eq!(path, format!("{base}/api/users"));
+            // As signatures want it, so that clients which sign what they are given get by.
+            let mut sorted: Vec<_> = query.split('&').collect();
+            sorted.sort_unstable();
+            assert_eq!(sorted.join("&"), query);
+            let event = Event::get("/api/users").query(query);
+            let page = list.invoke(stage.map_or(event.clone(), |stage| event.stage(stage)));
+            found.extend(ids(&page));
+            let Some(link) = page.header("link") else { break };
+            let link = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\""));
+            url = resolved(&url, link.unwrap_or_else(|| panic!("no link to the next page: {page:?}")));
+        }
+        assert_eq!(found, [1, 2, 3], "{base}");
+    }
 }
 
 fn ids(page: &Answer) -> Vec<i64> {
@@ -240,7 +301,7 @@ fn walk(list: &Function, query: &str) -> Vec<i64> {
         found.extend(on_page);
         assert!(found.len() < 1000, "the links lead in a circle: {found:?}");
         let Some(link) = page.header("link") else { return found };
-        let target = link.strip_prefix("</api/users?").and_then(|rest| rest.strip_suffix(">; rel=\"next\""));
+        let target = link.strip_prefix("<?").and_then(|rest| rest.strip_suffix(">; rel=\"next\""));
         query = target.unwrap_or_else(|| panic!("not a link to the next page: {link}")).to_owned();
     }
 }

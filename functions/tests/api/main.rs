@@ -2,6 +2,7 @@
 //!
 //! A file per endpoint, and one per matter that concerns several of them.
 
+mod callers;
 mod chaos;
 mod configuration;
 mod create_user;
@@ -10,11 +11,14 @@ mod differential;
 mod errors;
 mod faults;
 mod get_user;
+mod hijacking;
 mod input;
+mod keys;
 mod list_users;
 mod migrate;
 mod migrations;
 mod model;
+mod old_keys;
 mod openapi;
 mod properties;
 mod roles;

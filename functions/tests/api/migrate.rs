@@ -1,4 +1,4 @@
-//! The function `migrate`, run as Lambda runs it: for CloudFormation, by hand, and daily.
+//! The function `migrate`, run as Lambda runs it: for CloudFormation and by hand.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -97,7 +97,7 @@ fn read_answer(request: &Value, put: &HttpRequest) -> Value {
 }
 
 /// What somebody gets who calls the function by hand.
-fn by_hand(function: &Function, event: &Value) -> Result<Value, String> {
+pub(crate) fn by_hand(function: &Function, event: &Value) -> Result<Value, String> {
     let result = function.start_invoke(event.clone()).result();
     let log = function.log().join("\n");
     assert!(!log.contains("hunter2"), "{log}");
@@ -312,25 +312,6 @@ fn several_at_the_same_time_all_succeed() {
     }
     assert!(schema_exists(&database));
     assert_eq!(existing(&database), 4);
-}
-
-#[test]
-fn keys_older_than_a_day_are_deleted_and_no_others() {
-    let database = Database::new();
-    database.execute(
-        "INSERT INTO idempotency_keys (key, fingerprint, user_id, created_at)
-         SELECT 'client ' || hours, '', 1, now() - make_interval(hours => hours) FROM generate_series(1, 48) AS hours;
-         INSERT INTO users (name, age) VALUES ('Alice', 30)",
-    );
-    let function = start_migrate(&database.url(), &[]);
-    for deleted in [25, 0] {
-        let result = by_hand(&function, &json!({ "task": "delete-old-keys" }));
-        assert_eq!(result, Ok(json!({ "deleted": deleted })));
-    }
-    let left = "SELECT count(*), (SELECT count(*) FROM users) FROM idempotency_keys
-                WHERE created_at > now() - interval '24 hours'";
-    let left = database.client().query_one(left, &[]).expect("counting");
-    assert_eq!((left.get::<_, i64>(0), left.get::<_, i64>(1)), (23, 1));
 }
 
 #[test]

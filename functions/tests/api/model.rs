@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::TestCaseResult;
 use serde_json::{Value, json};
-use testkit::{Answer, Database, Event};
+use testkit::{Answer, Caller, Database, Event};
 
 use crate::properties::check;
 use crate::support::{endpoints, rows, start};
@@ -41,11 +41,18 @@ type Content = (String, i32);
 
 #[derive(Clone, Debug)]
 enum Operation {
-    List(Query),
-    Get(Id, Option<Tags>),
-    Create(Body, Option<Key>),
-    Update(Id, Body, Option<Tags>),
-    Delete(Id, Option<Tags>),
+    List(Query, Conditions),
+    Get(Id, Conditions),
+    Create(Body, Option<Key>, Conditions),
+    Update(Id, Body, Conditions),
+    Delete(Id, Conditions),
+}
+
+/// Preconditions, which every operation takes.
+#[derive(Clone, Debug)]
+struct Conditions {
+    if_match: Option<Tags>,
+    if_none_match: Option<Tags>,
 }
 
 #[derive(Clone, Debug)]
@@ -69,10 +76,20 @@ enum Body {
 }
 
 #[derive(Clone, Debug)]
-struct Key(&'static str, Caller);
+struct Key {
+    /// With or without quotes.
+    text: &'static str,
+    /// The name of a role; nobody where anybody may call.
+    role: Option<&'static str>,
+    session: &'static str,
+}
 
-/// Nobody where anybody may call.
-type Caller = Option<&'static str>;
+impl Key {
+    /// What makes a key another one.
+    fn identity(&self) -> (Option<&'static str>, &'static str) {
+        (self.role, self.text.trim_matches('"'))
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Tags {
@@ -100,7 +117,7 @@ enum Of {
 fn operation() -> impl Strategy<Value = Operation> {
     let after = option::of(prop_oneof![3 => -1..12_i64, 1 => select(vec![i64::MIN, i64::MAX])]);
     let limit = option::of(prop_oneof![3 => 1..4_u16, 1 => Just(1000)]);
-    let wrong = ["limit=0", "limit=1001&after=01", "after=1&after=2", "after=%2B1", "page=2"];
+    let wrong = ["limit=0", "limit=1001&after=01", "after=1&after=2", "after=%2B1", "limit=0&_=17"];
     let query = prop_oneof![
         4 => (after, limit).prop_map(|(after, limit)| Query::Page(after, limit)),
         1 => select(wrong.to_vec()).prop_map(Query::Wrong),
@@ -123,8 +140,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => select(wrong.to_vec()).prop_map(|(text, error)| Body::Wrong(text, error)),
     ]
     .boxed();
-    let caller = select(vec![None, Some("Ann"), Some("Ann"), Some("Ben")]);
-    let key = (select(vec!["a", "b", "c", "not visible"]), caller).prop_map(|(key, caller)| Key(key, caller));
+    let text = select(vec!["a", "\"a\"", "b", "\"b c\"", "not visible"]);
+    let role = select(vec![None, Some("Ann"), Some("Ann"), Some("Ben")]);
+    let key = (text, role, select(vec!["one", "two"]))
+        .prop_map(|(text, role, session)| Key { text, role, session });
     let of =
         prop_oneof![3 => Just(Of::Current), 2 => any::<Index>().prop_map(Of::Known), 1 => Just(Of::Nothing)];
     let tag = (prop::bool::weighted(0.2), of).prop_map(|(weak, of)| Tag { weak, of });
@@ -132,13 +151,17 @@ fn operation() -> impl Strategy<Value = Operation> {
         6 => vec(tag, 1..3).prop_map(Tags::List),
         1 => select(vec![Tags::Any, Tags::Malformed]),
     ];
-    let tags = option::of(tags).boxed();
+    let often = (option::of(tags.clone()), option::weighted(0.3, tags.clone()));
+    let seldom = (option::weighted(0.1, tags.clone()), option::weighted(0.1, tags));
+    let conditions = |(if_match, if_none_match)| Conditions { if_match, if_none_match };
+    let (often, seldom) = (often.prop_map(conditions).boxed(), seldom.prop_map(conditions).boxed());
     prop_oneof![
-        2 => query.prop_map(Operation::List),
-        2 => (id.clone(), tags.clone()).prop_map(|(id, tags)| Operation::Get(id, tags)),
-        4 => (body.clone(), option::of(key)).prop_map(|(body, key)| Operation::Create(body, key)),
-        3 => (id.clone(), body, tags.clone()).prop_map(|(id, body, tags)| Operation::Update(id, body, tags)),
-        1 => (id, tags).prop_map(|(id, tags)| Operation::Delete(id, tags)),
+        2 => (query, seldom.clone()).prop_map(|(query, them)| Operation::List(query, them)),
+        2 => (id.clone(), often.clone()).prop_map(|(id, them)| Operation::Get(id, them)),
+        4 => (body.clone(), option::of(key), seldom)
+            .prop_map(|(body, key, them)| Operation::Create(body, key, them)),
+        3 => (id.clone(), body, often.clone()).prop_map(|(id, body, them)| Operation::Update(id, body, them)),
+        1 => (id, often).prop_map(|(id, them)| Operation::Delete(id, them)),
     ]
 }
 
@@ -148,11 +171,14 @@ struct Model {
     users: BTreeMap<i64, Content>,
     /// All ids that were ever given, in order.
     given: Vec<i64>,
-    /// What was asked for with each key, by whom, and the id that was answered.
-    keys: BTreeMap<&'static str, (Content, Caller, i64)>,
+    /// What was asked for with each caller's key, and the id that was answered.
+    keys: BTreeMap<(Option<&'static str>, &'static str), (Content, i64)>,
     /// The entity tag that each content was seen with.
     tags: BTreeMap<Content, String>,
 }
+
+/// Stands for a member `error` that may say anything.
+const ANY_TEXT: &str = "";
 
 /// The answer that there must be.
 #[derive(Debug, Default)]
@@ -168,7 +194,7 @@ struct Expected {
 impl Expected {
     fn user(status: u16, id: i64, content: &Content) -> Self {
         let body = json!({ "id": id, "name": content.0, "age": content.1 });
-        let location = (status == 201).then(|| format!("/api/users/{id}"));
+        let location = (status == 201).then(|| format!("users/{id}"));
         Self { status, body, tag_of: Some(content.clone()), location, link: None }
     }
 
@@ -181,8 +207,39 @@ impl Expected {
         Self::problem(400, "Bad Request", "Invalid input")
     }
 
+    fn changed() -> Self {
+        Self::problem(412, "Precondition Failed", "The user has changed: If-Match does not match")
+    }
+
+    fn known() -> Self {
+        Self::problem(412, "Precondition Failed", "The user matches If-None-Match")
+    }
+
+    /// For the list, which has no entity tag.
+    fn precondition_of_list() -> Self {
+        Self::problem(412, "Precondition Failed", ANY_TEXT)
+    }
+
     fn not_found() -> Self {
         Self::problem(404, "Not Found", "User not found")
+    }
+}
+
+impl Conditions {
+    fn well_formed(&self) -> Result<(), Expected> {
+        let malformed = |tags: &Option<Tags>| matches!(tags, Some(Tags::Malformed));
+        if malformed(&self.if_match) || malformed(&self.if_none_match) {
+            return Err(Expected::invalid());
+        }
+        Ok(())
+    }
+
+    /// Which of them keeps a request from the list.
+    fn refused_by_list(&self) -> Option<&'static str> {
+        if matches!(self.if_match, Some(Tags::List(_))) {
+            return Some("If-Match");
+        }
+        matches!(self.if_none_match, Some(Tags::Any)).then_some("If-None-Match")
     }
 }
 
@@ -195,20 +252,25 @@ impl Model {
             Body::User((name, age)) => event.json(&json!({ "id": 0, "name": name, "age": age })),
             Body::Wrong(text, _) => event.body(text),
         };
-        let with_tags = |event: Event, header: &str, id: &Id, tags: &Option<Tags>| match tags {
+        let with_tags = |event: Event, header: &str, current: Option<&Content>, tags: &Option<Tags>| match tags {
             None => event,
             Some(Tags::Any) => event.header(header, "*"),
             Some(Tags::Malformed) => event.header(header, "x"),
             Some(Tags::List(tags)) => {
-                let current = self.possible(id).ok().and_then(|id| self.users.get(&id));
                 let tags = tags
                     .iter()
                     .map(|tag| format!("{}{}", if tag.weak { "W/" } else { "" }, self.tag(&tag.of, current)));
                 event.header(header, &tags.collect::<Vec<_>>().join(", "))
             }
         };
+        let with = |event: Event, id: Option<&Id>, conditions: &Conditions| {
+            let current =
+                id.and_then(|id| self.possible(id).ok()).and_then(|id| self.users.get(&id));
+            let event = with_tags(event, "if-match", current, &conditions.if_match);
+            Value::from(with_tags(event, "if-none-match", current, &conditions.if_none_match))
+        };
         match operation {
-            Operation::List(query) => {
+            Operation::List(query, conditions) => {
                 let query = match query {
                     Query::Wrong(text) => (*text).to_owned(),
                     Query::Page(None, None) => String::new(),
@@ -216,24 +278,27 @@ impl Model {
                     Query::Page(None, Some(limit)) => format!("limit={limit}"),
                     Query::Page(Some(after), Some(limit)) => format!("after={after}&limit={limit}"),
                 };
-                ("list-users", Event::get("/api/users").query(&query).into())
+                ("list-users", with(Event::get("/api/users").query(&query), None, conditions))
             }
-            Operation::Get(id, tags) => {
-                ("get-user", with_tags(Event::get(&path(id)), "if-none-match", id, tags).into())
+            Operation::Get(id, conditions) => {
+                ("get-user", with(Event::get(&path(id)), Some(id), conditions))
             }
-            Operation::Create(body, key) => {
-                let event = with_body(Event::post("/api/users"), body);
-                let Some(Key(key, caller)) = key else { return ("create-user", event.into()) };
-                let mut event = Value::from(event.header("idempotency-key", key));
-                event["requestContext"]["authorizer"] = json!({ "iam": { "userArn": caller } });
-                ("create-user", event)
+            Operation::Create(body, key, conditions) => {
+                let mut event = with_body(Event::post("/api/users"), body);
+                if let Some(Key { text, role, session }) = key {
+                    event = event.header("idempotency-key", text);
+                    if let Some(role) = role {
+                        let arn = format!("arn:aws:sts::123456789012:assumed-role/{role}/{session}");
+                        event = event.by(Caller::Iam(&arn));
+                    }
+                }
+                ("create-user", with(event, None, conditions))
             }
-            Operation::Update(id, body, tags) => {
-                let event = with_body(Event::put(&path(id)), body);
-                ("update-user", with_tags(event, "if-match", id, tags).into())
+            Operation::Update(id, body, conditions) => {
+                ("update-user", with(with_body(Event::put(&path(id)), body), Some(id), conditions))
             }
-            Operation::Delete(id, tags) => {
-                ("delete-user", with_tags(Event::delete(&path(id)), "if-match", id, tags).into())
+            Operation::Delete(id, conditions) => {
+                ("delete-user", with(Event::delete(&path(id)), Some(id), conditions))
             }
         }
     }
@@ -258,27 +323,36 @@ impl Model {
     /// Does the operation and tells what must be answered. The id of a new user is the answer's to choose.
     fn apply(&mut self, operation: &Operation, answer: &Answer) -> Result<Expected, Expected> {
         match operation {
-            Operation::List(Query::Wrong(_)) => Err(Expected::invalid()),
-            Operation::List(Query::Page(after, limit)) => Ok(self.page(*after, limit.unwrap_or(1000))),
-            Operation::Get(id, known) => {
-                let (id, content) = self.existing(self.possible(id)?, known)?;
-                Ok(match known {
+            Operation::List(query, conditions) => {
+                let Query::Page(after, limit) = query else { return Err(Expected::invalid()) };
+                conditions.well_formed()?;
+                match conditions.refused_by_list() {
+                    Some("If-None-Match") => Err(Expected { status: 304, ..Expected::default() }),
+                    Some(_) => Err(Expected::precondition_of_list()),
+                    None => Ok(self.page(*after, limit.unwrap_or(1000))),
+                }
+            }
+            Operation::Get(id, conditions) => {
+                let (id, content) = self.existing(self.possible(id)?, conditions)?;
+                Ok(match &conditions.if_none_match {
                     Some(known) if self.matches(known, &content, true) => {
                         Expected { status: 304, tag_of: Some(content), ..Expected::default() }
                     }
                     _ => Expected::user(200, id, &content),
                 })
             }
-            Operation::Create(body, key) => self.create(valid(body)?, key.as_ref(), answer),
-            Operation::Update(id, body, expected) => {
+            Operation::Create(body, key, conditions) => {
+                self.create(valid(body)?, key.as_ref(), conditions, answer)
+            }
+            Operation::Update(id, body, conditions) => {
                 let (id, content) = (self.possible(id)?, valid(body)?);
-                self.changeable(id, expected)?;
+                self.changeable(id, conditions)?;
                 self.users.insert(id, content.clone());
                 Ok(Expected::user(200, id, content))
             }
-            Operation::Delete(id, expected) => {
+            Operation::Delete(id, conditions) => {
                 let id = self.possible(id)?;
-                self.changeable(id, expected)?;
+                self.changeable(id, conditions)?;
                 self.users.remove(&id);
                 let body = json!({ "message": format!("User {id} deleted") });
                 Ok(Expected { status: 200, body, ..Expected::default() })
@@ -290,7 +364,7 @@ impl Model {
         let mut users = self.users.iter().filter(|(id, _)| after.is_none_or(|after| **id > after));
         let page: Vec<_> = users.by_ref().take(limit.into()).collect();
         let last = page.last().filter(|_| users.next().is_some());
-        let link = last.map(|(id, _)| format!("</api/users?limit={limit}&after={id}>; rel=\"next\""));
+        let link = last.map(|(id, _)| format!("<?after={id}&limit={limit}>; rel=\"next\""));
         let body =
             page.iter().map(|(id, (name, age))| json!({ "id": id, "name": name, "age": age })).collect();
         Expected { status: 200, body, link, ..Expected::default() }
@@ -300,24 +374,32 @@ impl Model {
         &mut self,
         content: &Content,
         key: Option<&Key>,
+        conditions: &Conditions,
         answer: &Answer,
     ) -> Result<Expected, Expected> {
-        if key.is_some_and(|Key(key, _)| key.contains(' ')) {
+        if key.is_some_and(|key| key.text == "not visible") {
             return Err(Expected::invalid());
         }
-        if let Some((Key(_, caller), first)) = key.and_then(|key| Some((key, self.keys.get(key.0)?))) {
-            if (&first.0, &first.1) != (content, caller) {
-                let error = "Idempotency-Key was used for another request";
-                return Err(Expected::problem(422, "Unprocessable Entity", error));
-            }
-            return Ok(Expected::user(201, first.2, content));
+        conditions.well_formed()?;
+        let first = key.and_then(|key| self.keys.get(&key.identity()));
+        let reused = first.is_some_and(|(first, _)| first != content);
+        // Where both are wrong, either may be told.
+        if conditions.refused_by_list().is_some() && !(reused && answer.status == 422) {
+            return Err(Expected::precondition_of_list());
+        }
+        if reused {
+            let error = "Idempotency-Key was used for another request";
+            return Err(Expected::problem(422, "Unprocessable Entity", error));
+        }
+        if let Some((_, id)) = first {
+            return Ok(Expected::user(201, *id, content));
         }
         let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
         let last = self.given.last().copied().unwrap_or_default();
         let id = body["id"].as_i64().filter(|id| *id > last).unwrap_or(last + 1);
         self.given.push(id);
         self.users.insert(id, content.clone());
-        self.keys.extend(key.map(|Key(key, caller)| (*key, (content.clone(), *caller, id))));
+        self.keys.extend(key.map(|key| (key.identity(), (content.clone(), id))));
         Ok(Expected::user(201, id, content))
     }
 
@@ -327,20 +409,20 @@ impl Model {
         text.parse().ok().filter(|id: &i64| *id > 0 && id.to_string() == text).ok_or_else(Expected::not_found)
     }
 
-    fn existing(&self, id: i64, tags: &Option<Tags>) -> Result<(i64, Content), Expected> {
-        if matches!(tags, Some(Tags::Malformed)) {
-            return Err(Expected::invalid());
+    /// The user, if there is one with which `If-Match` is content.
+    fn existing(&self, id: i64, conditions: &Conditions) -> Result<(i64, Content), Expected> {
+        conditions.well_formed()?;
+        let content = self.users.get(&id).cloned().ok_or_else(Expected::not_found)?;
+        match &conditions.if_match {
+            Some(tags) if !self.matches(tags, &content, false) => Err(Expected::changed()),
+            _ => Ok((id, content)),
         }
-        self.users.get(&id).map(|content| (id, content.clone())).ok_or_else(Expected::not_found)
     }
 
-    fn changeable(&self, id: i64, expected: &Option<Tags>) -> Result<(), Expected> {
-        let (_, content) = self.existing(id, expected)?;
-        let changed = "The user has changed: If-Match does not match";
-        match expected {
-            Some(tags) if !self.matches(tags, &content, false) => {
-                Err(Expected::problem(412, "Precondition Failed", changed))
-            }
+    fn changeable(&self, id: i64, conditions: &Conditions) -> Result<(), Expected> {
+        let (_, content) = self.existing(id, conditions)?;
+        match &conditions.if_none_match {
+            Some(tags) if self.matches(tags, &content, true) => Err(Expected::known()),
             _ => Ok(()),
         }
     }
@@ -361,6 +443,9 @@ impl Model {
         // Which faults there are is tested with the input.
         let faults = body.as_object_mut().and_then(|body| body.remove("errors"));
         prop_assert_eq!(faults.is_some(), expected.status == 400);
+        if expected.body["error"] == ANY_TEXT {
+            body["error"] = json!(ANY_TEXT);
+        }
         prop_assert_eq!(body, expected.body);
         prop_assert_eq!(answer.header("link"), expected.link.as_deref());
         prop_assert_eq!(answer.header("location"), expected.location.as_deref());

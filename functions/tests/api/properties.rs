@@ -192,11 +192,14 @@ fn body() -> impl Strategy<Value = String> {
 
 /// What API Gateway's authorizers find out by IAM, by a JWT, or by a function of the owner.
 fn authorizer() -> impl Strategy<Value = Value> {
-    let cognito = option::of(vec(text(), 0..3)).prop_map(|amr| amr.map(|amr| json!({ "amr": amr })));
-    let claims = strings(select(vec!["iss", "sub", "aud"]).prop_map(str::to_owned), text());
+    let cognito = (vec(text(), 0..3), option::of(text()))
+        .prop_map(|(amr, identity)| json!({ "amr": amr, "identityId": identity, "identityPoolId": identity }));
+    let arn = "arn:aws(-cn)?:(iam|sts):[a-z]{0,2}:[0-9]{0,12}:((user|assumed-role)/)?[a-zA-Z/:]{0,20}";
+    let arn = option::of(prop_oneof![arn, text()]);
+    let claims = strings(select(vec!["iss", "sub", "aud", "client_id"]).prop_map(str::to_owned), text());
     prop_oneof![
         Just(json!({})),
-        (option::of(text()), cognito)
+        (arn, option::of(cognito))
             .prop_map(|(arn, cognito)| json!({ "iam": { "userArn": arn, "cognitoIdentity": cognito } })),
         (claims, option::of(vec(text(), 0..3)))
             .prop_map(|(claims, scopes)| json!({ "jwt": { "claims": claims, "scopes": scopes } })),

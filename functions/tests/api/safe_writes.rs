@@ -1,9 +1,11 @@
-//! Exactly-once POST by `Idempotency-Key`, and conditional requests by `ETag`.
+//! Exactly-once POST by `Idempotency-Key`, and conditional requests by `ETag` (RFC 9110).
 
-use serde_json::{Value, json};
+use serde_json::json;
 use testkit::{Answer, Database, Event};
 
-use crate::support::{assert_problem, assert_success, rows, start, user, with_alice};
+use crate::support::{
+    assert_problem, assert_success, endpoints, rows, start, start_with_database_down, user, with_alice, with_id, writers,
+};
 
 fn post(name: &str, key: &str) -> Event {
     Event::post("/api/users").json(&user(name, 30)).header("idempotency-key", key)
@@ -11,28 +13,6 @@ fn post(name: &str, key: &str) -> Event {
 
 fn tag(answer: &Answer) -> String {
     answer.header("etag").unwrap_or_else(|| panic!("no ETag in {answer:?}")).to_owned()
-}
-
-/// An event with what API Gateway's authorizer found out about the caller.
-fn by(event: Event, authorizer: Value) -> Value {
-    let mut event = Value::from(event);
-    event["requestContext"]["authorizer"] = authorizer;
-    event
-}
-
-fn by_role(event: Event, name: &str) -> Value {
-    let arn = format!("arn:aws:iam::123456789012:user/{name}");
-    by(
-        event,
-        json!({ "iam": { "accessKey": "AKIA", "accountId": "123456789012", "callerId": "A", "userArn": arn, "userId": "A" } }),
-    )
-}
-
-fn by_subject(event: Event, subject: &str) -> Value {
-    by(
-        event,
-        json!({ "jwt": { "claims": { "iss": "https://issuer.example", "sub": subject }, "scopes": null } }),
-    )
 }
 
 #[test]
@@ -43,7 +23,7 @@ fn a_repeated_key_gets_the_same_answer_and_inserts_nothing() {
     let second = start("create-user", &database).invoke(post("Alice", "k-1"));
     for answer in [&first, &second] {
         assert_success(answer, 201, &json!({ "id": 1, "name": "Alice", "age": 30 }));
-        assert_eq!(answer.header("location"), Some("/api/users/1"));
+        assert_eq!(answer.header("location"), Some("users/1"));
     }
     assert_eq!(tag(&first), tag(&second));
     assert_eq!(rows(&database).len(), 1);
@@ -74,20 +54,6 @@ fn another_key_or_none_is_another_user() {
 }
 
 #[test]
-fn a_key_of_a_client_is_never_taken_for_the_id_of_an_invocation() {
-    let database = Database::new();
-    let create = start("create-user", &database);
-    create.invoke_as("the-same", Event::post("/api/users").json(&user("Alice", 30)));
-    assert_eq!(create.invoke(post("Alice", "the-same")).status, 201);
-    for key in ["invocation the-same", "invocation%20the-same"] {
-        // A space is not visible, so the stored form can't even be said.
-        let answer = create.invoke(post("Alice", key));
-        assert_eq!(answer.status, if key.contains(' ') { 400 } else { 201 });
-    }
-    assert_eq!(rows(&database).len(), 3);
-}
-
-#[test]
 fn the_same_key_with_another_body_is_422_and_writes_nothing() {
     let database = Database::new();
     let create = start("create-user", &database);
@@ -101,48 +67,6 @@ fn the_same_key_with_another_body_is_422_and_writes_nothing() {
         Event::post("/api/users").body(r#"{"age":30,"x":1,"name":"Alice"}"#).header("idempotency-key", "k");
     assert_eq!(create.invoke(same).status, 201);
     assert_eq!(rows(&database).len(), 1);
-}
-
-#[test]
-fn the_same_key_from_another_caller_is_422_and_writes_nothing() {
-    let database = Database::new();
-    let create = start("create-user", &database);
-    for (key, by) in [("iam", by_role as fn(Event, &str) -> Value), ("jwt", by_subject)] {
-        assert_eq!(create.invoke(by(post("Alice", key), "one")).status, 201);
-        assert_eq!(create.invoke(by(post("Alice", key), "other")).status, 422);
-        assert_eq!(create.invoke(post("Alice", key)).status, 422);
-        assert_eq!(create.invoke(by(post("Alice", key), "one")).status, 201);
-    }
-    assert_eq!(rows(&database).len(), 2);
-}
-
-#[test]
-fn a_key_is_1_to_255_visible_ascii_characters() {
-    let database = Database::new();
-    let create = start("create-user", &database);
-    for key in ["", "a b", "ä", "a\tb", &"k".repeat(256)] {
-        let answer = create.invoke(post("Alice", key));
-        assert_problem(&answer, 400, "Bad Request", "Invalid input");
-        assert_eq!(answer.json()["errors"][0]["header"], "Idempotency-Key");
-    }
-    for key in ["!", "~", &"k".repeat(255)] {
-        assert_eq!(create.invoke(post("Alice", key)).status, 201);
-    }
-}
-
-#[test]
-fn keys_older_than_24_hours_are_deleted_and_no_others() {
-    let database = Database::new();
-    database.execute(
-        "INSERT INTO idempotency_keys (key, fingerprint, user_id, created_at)
-         SELECT 'client ' || n, '', n, now() - interval '23 hours 59 minutes' - (n % 2) * interval '2 minutes'
-         FROM generate_series(1, 5001) AS n",
-    );
-    assert_eq!(database.delete_old_keys(), 2501);
-    let left = "SELECT count(*), bool_and(user_id % 2 = 0) FROM idempotency_keys";
-    let left = database.client().query_one(left, &[]).expect("counting");
-    assert_eq!((left.get::<_, i64>(0), left.get::<_, bool>(1)), (2500, true));
-    assert_eq!(database.delete_old_keys(), 0);
 }
 
 #[test]
@@ -198,7 +122,15 @@ fn reads_may_be_kept_but_not_used_without_asking() {
     }
 }
 
-/// The two operations that take `If-Match`.
+const CHANGED: &str = "The user has changed: If-Match does not match";
+const KNOWN: &str = "The user matches If-None-Match";
+
+fn assert_precondition_failed(answer: &Answer, error: &str) {
+    assert_eq!(answer.status, 412, "{error}: {answer:?}");
+    assert_problem(answer, 412, "Precondition Failed", error);
+}
+
+/// The two operations that change a user.
 fn conditional() -> [(&'static str, Event); 2] {
     [
         ("update-user", Event::put("/api/users/1").json(&user("Bob", 41))),
@@ -258,12 +190,7 @@ fn a_write_with_another_if_match_is_412_and_changes_nothing() {
         let function = start(binary, &database);
         for tags in ["\"x\"", "\"x\", \"y\"", &format!("W/{etag}"), &etag.to_uppercase()] {
             let answer = function.invoke(event.clone().header("if-match", tags));
-            assert_problem(
-                &answer,
-                412,
-                "Precondition Failed",
-                "The user has changed: If-Match does not match",
-            );
+            assert_precondition_failed(&answer, CHANGED);
         }
     }
     assert_eq!(rows(&database), [(1, Some("Alice".to_owned()), Some(30))]);
@@ -281,16 +208,143 @@ fn a_conditional_write_of_no_user_is_404() {
 
 #[test]
 fn malformed_conditions_are_400_and_name_the_header() {
-    let database = Database::new();
-    let [put, delete] = conditional().map(|(binary, event)| (binary, event, "If-Match"));
-    for (binary, event, header) in [put, delete, ("get-user", Event::get("/api/users/1"), "If-None-Match")] {
+    let database = with_alice();
+    for (binary, event) in endpoints() {
         let function = start(binary, &database);
-        for value in ["", "x", "\"x", "\"x\" \"y\"", "*, \"x\"", "w/\"x\""] {
-            let answer = function.invoke(event.clone().header(&header.to_lowercase(), value));
-            assert_problem(&answer, 400, "Bad Request", "Invalid input");
-            assert_eq!(answer.json()["errors"][0]["header"], header, "{answer:?}");
+        for header in ["If-Match", "If-None-Match"] {
+            for value in ["", "x", "\"x", "\"x\" \"y\"", "*, \"x\"", "w/\"x\""] {
+                let answer = function.invoke(event.clone().header(header, value));
+                assert_eq!(answer.status, 400, "{binary} {header}: {value}: {answer:?}");
+                assert_problem(&answer, 400, "Bad Request", "Invalid input");
+                assert_eq!(answer.json()["errors"][0]["header"], header, "{answer:?}");
+            }
         }
     }
+    assert_eq!(rows(&database), [(1, Some("Alice".to_owned()), Some(30))]);
+}
+
+#[test]
+fn get_is_412_when_the_user_is_not_what_the_client_expects() {
+    let database = with_alice();
+    let get = start("get-user", &database);
+    let etag = tag(&get.invoke(Event::get("/api/users/1")));
+    let user = json!({ "id": 1, "name": "Alice", "age": 30 });
+    for expected in [etag.clone(), format!("\"x\", {etag}"), "*".to_owned()] {
+        let answer = get.invoke(Event::get("/api/users/1").header("if-match", &expected));
+        assert_success(&answer, 200, &user);
+        assert_eq!(answer.header("etag"), Some(etag.as_str()));
+        // `If-Match` is asked first, and what it says does not end the matter.
+        let both = Event::get("/api/users/1").header("if-match", &expected).header("if-none-match", &etag);
+        assert_eq!(get.invoke(both).status, 304, "{expected}");
+    }
+    for other in ["\"x\"", &format!("W/{etag}")] {
+        let event = Event::get("/api/users/1").header("if-match", other);
+        assert_precondition_failed(&get.invoke(event.clone()), CHANGED);
+        assert_precondition_failed(&get.invoke(event.header("if-none-match", &etag)), CHANGED);
+    }
+    for tags in ["*", "\"x\"", &etag] {
+        assert_eq!(get.invoke(Event::get("/api/users/2").header("if-match", tags)).status, 404, "{tags}");
+    }
+}
+
+#[test]
+fn a_write_is_412_and_changes_nothing_when_the_user_is_what_the_client_excludes() {
+    let database = with_alice();
+    let etag = tag(&start("get-user", &database).invoke(Event::get("/api/users/1")));
+    for (binary, event) in conditional() {
+        let function = start(binary, &database);
+        // Compared weakly.
+        for known in ["*", &etag, &format!("W/{etag}"), &format!("\"x\", {etag}")] {
+            let excluding = event.clone().header("if-none-match", known);
+            assert_precondition_failed(&function.invoke(excluding.clone()), KNOWN);
+            for matching in ["*", &etag] {
+                let answer = function.invoke(excluding.clone().header("if-match", matching));
+                assert_precondition_failed(&answer, KNOWN);
+            }
+            // `If-Match` is asked first.
+            assert_precondition_failed(&function.invoke(excluding.header("if-match", "\"x\"")), CHANGED);
+        }
+    }
+    assert_eq!(rows(&database), [(1, Some("Alice".to_owned()), Some(30))]);
+}
+
+#[test]
+fn a_write_is_done_when_the_user_is_not_what_the_client_excludes() {
+    for (binary, event) in conditional() {
+        let database = with_alice();
+        let etag = tag(&start("get-user", &database).invoke(Event::get("/api/users/1")));
+        let function = start(binary, &database);
+        for excluding in [
+            event.clone().header("if-none-match", "\"x\""),
+            event.clone().header("if-none-match", "W/\"x\", \"y\"").header("if-match", &etag),
+            event.clone().header("if-none-match", "\"x\"").header("if-match", "*"),
+        ] {
+            let start = "TRUNCATE users RESTART IDENTITY; INSERT INTO users (name, age) VALUES ('Alice', 30)";
+            database.execute(start);
+            let answer = function.invoke(excluding);
+            assert_eq!(answer.status, 200, "{binary}: {answer:?}");
+            let bob = (binary == "update-user").then(|| (1, Some("Bob".to_owned()), Some(41)));
+            assert_eq!(rows(&database), bob.into_iter().collect::<Vec<_>>(), "{binary}");
+        }
+    }
+}
+
+#[test]
+fn what_is_an_error_without_a_precondition_is_that_error_with_one() {
+    let down = [("if-match", "\"x\""), ("if-none-match", "*")];
+    for (header, value) in down {
+        for (binary, event) in with_id("0") {
+            let answer = start_with_database_down(binary).invoke(event.header(header, value));
+            assert_eq!(answer.status, 404, "{binary}: {answer:?}");
+        }
+        for (binary, event) in writers() {
+            let write = start_with_database_down(binary);
+            let event = event.header(header, value);
+            assert_eq!(write.invoke(event.clone().json(&user("", 30))).status, 400, "{binary}");
+            assert_eq!(write.invoke(event.clone().body(&" ".repeat(16_385))).status, 413, "{binary}");
+            assert_eq!(write.invoke(event.header("content-type", "text/plain")).status, 415, "{binary}");
+        }
+        let list = Event::get("/api/users").query("limit=0").header(header, value);
+        assert_eq!(start_with_database_down("list-users").invoke(list).status, 400);
+        let key = Event::post("/api/users").json(&user("Alice", 30)).header("idempotency-key", "two words");
+        assert_eq!(start_with_database_down("create-user").invoke(key.header(header, value)).status, 400);
+
+        let database = Database::new();
+        for (binary, event) in with_id("1") {
+            let answer = start(binary, &database).invoke(event.header(header, value));
+            assert_eq!(answer.status, 404, "{binary}: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn the_list_has_no_entity_tag_so_none_matches_it_and_any_does() {
+    let database = with_alice();
+    let (list, create) = (start("list-users", &database), start("create-user", &database));
+    let get = || Event::get("/api/users");
+    let post = || Event::post("/api/users").json(&user("Bob", 41)).header("idempotency-key", "k");
+    let etag = tag(&start("get-user", &database).invoke(Event::get("/api/users/1")));
+
+    for tags in ["\"x\"", "W/\"x\"", &etag] {
+        for answer in
+            [list.invoke(get().header("if-match", tags)), create.invoke(post().header("if-match", tags))]
+        {
+            assert_eq!((answer.status, &answer.json()["title"]), (412, &json!("Precondition Failed")));
+            assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        }
+    }
+    let answer = create.invoke(post().header("if-none-match", "*"));
+    assert_eq!((answer.status, &answer.json()["title"]), (412, &json!("Precondition Failed")));
+    let answer = list.invoke(get().header("if-none-match", "*"));
+    assert_eq!((answer.status, answer.body.as_str(), answer.header("content-type")), (304, "", None));
+    assert_eq!(answer.header("cache-control"), Some("private, no-cache"));
+    assert_eq!(rows(&database).len(), 1);
+
+    for (header, value) in [("if-match", "*"), ("if-none-match", "\"x\""), ("if-none-match", etag.as_str())] {
+        assert_eq!(list.invoke(get().header(header, value)).status, 200, "{header}: {value}");
+        assert_eq!(create.invoke(post().header(header, value)).status, 201, "{header}: {value}");
+    }
+    assert_eq!(rows(&database).len(), 2);
 }
 
 #[test]

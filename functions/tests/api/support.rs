@@ -102,6 +102,21 @@ pub(crate) fn rows(database: &Database) -> Vec<(i64, Option<String>, Option<i32>
     rows.expect("reading users").iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
 }
 
+/// What a reference in an answer means to the client that has asked for this URL (RFC 3986, section 5.2); without dots
+/// in paths.
+pub(crate) fn resolved(url: &str, reference: &str) -> String {
+    let path = url.split('?').next().unwrap_or_default();
+    let (scheme, rest) = path.split_once("://").expect("an absolute URL");
+    let (host, _) = rest.split_once('/').expect("a path");
+    match reference {
+        "" => url.to_owned(),
+        absolute if absolute.contains("://") => absolute.to_owned(),
+        query if query.starts_with('?') => format!("{path}{query}"),
+        absolute if absolute.starts_with('/') => format!("{scheme}://{host}{absolute}"),
+        relative => format!("{}/{relative}", path.rsplit_once('/').expect("a path").0),
+    }
+}
+
 /// A success: status, type, and body to the letter.
 pub(crate) fn assert_success(answer: &Answer, status: u16, body: &Value) {
     assert_eq!(answer.status, status, "{answer:?}");

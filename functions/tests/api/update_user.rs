@@ -91,3 +91,20 @@ fn ids_are_64_bits_wide() {
         .invoke(Event::put("/api/users/9223372036854775807").json(&user("Bob", 41)));
     assert_success(&answer, 200, &json!({ "id": i64::MAX, "name": "Bob", "age": 41 }));
 }
+
+#[test]
+fn without_a_precondition_it_is_the_plain_statement() {
+    let database = alice_and_bob();
+    let function = start("update-user", &database);
+    let mut client = database.client();
+    let mut locked = client.transaction().expect("a transaction");
+    locked.batch_execute("SELECT FROM users WHERE id = 1 FOR UPDATE").expect("a lock");
+    let pending = function.start_invoke(Event::put("/api/users/1").json(&user("Carol", 52)));
+    database.wait_for_locks(1);
+    let statement = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let statement: String = database.client().query_one(statement, &[]).expect("what waits").get(0);
+    locked.rollback().expect("the end of the lock");
+    assert_eq!(pending.wait().status, 200);
+    assert!(statement.starts_with("UPDATE users SET name = "), "{statement}");
+    assert!(statement.contains(" WHERE id = $1 RETURNING "), "{statement}");
+}
