@@ -16,7 +16,7 @@ def main(url: str) -> None:
     user, tag = created.parsed, created.headers["ETag"]
     assert created.status_code == 201
     assert user == User(id=user.id, name="Zoë", age=30)
-    assert created.headers["Location"] == f"/api/users/{user.id}"
+    assert created.headers["Location"] == f"users/{user.id}"
     repeated = create_user.sync_detailed(client=client, body=NewUser("Zoë", 30), idempotency_key=key)
     assert (repeated.status_code, repeated.parsed) == (201, user)
     reused = create_user.sync_detailed(client=client, body=NewUser("Zoë", 31), idempotency_key=key)
@@ -26,6 +26,8 @@ def main(url: str) -> None:
     assert [error.pointer for error in wrong.parsed.errors] == ["#/name", "#/age"]
 
     assert get_user.sync(user.id, client=client) == user
+    quoted = create_user.sync_detailed(client=client, body=NewUser("Zoë", 30), idempotency_key=f'"{key}"')
+    assert (quoted.status_code, quoted.parsed) == (201, user)
     unchanged = get_user.sync_detailed(user.id, client=client, if_none_match=tag)
     assert (unchanged.status_code, unchanged.content) == (304, b"")
     page = list_users.sync_detailed(client=client, limit=1, after=user.id - 1)
@@ -35,6 +37,9 @@ def main(url: str) -> None:
     assert (updated.status_code, updated.parsed) == (200, User(id=user.id, name="Zoe", age=31))
     lost = update_user.sync_detailed(user.id, client=client, body=NewUser("Zoe", 32), if_match=tag)
     assert lost.status_code == 412 and isinstance(lost.parsed, Problem)
+
+    known = update_user.sync_detailed(user.id, client=client, body=NewUser("Zoe", 32), if_none_match="*")
+    assert known.status_code == 412 and isinstance(known.parsed, Problem)
 
     tag = updated.headers["ETag"]
     deleted = delete_user.sync_detailed(user.id, client=client, if_match=tag)

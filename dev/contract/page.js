@@ -54,7 +54,7 @@ async function main(url, screenshot) {
     const created = await tryOut(page, "createUser", { body: JSON.stringify({ name, age: 30 }) });
     assert.equal(created.status, "201");
     assert.equal(created.body.name, name);
-    assert.equal(created.headers.location, `/api/users/${created.body.id}`);
+    assert.equal(created.headers.location, `users/${created.body.id}`);
     const read = await tryOut(page, "getUser", { fields: { id: String(created.body.id) } });
     assert.equal(read.status, "200");
     assert.deepEqual(read.body, created.body);

@@ -24,14 +24,15 @@ const SEED: &str = "1";
 /// Cases for each operation and phase in `cargo xtask fuzz`: more than 5,000 together.
 const MANY_CASES: &str = "1500";
 
-/// Lints the contract.
+/// Lints the contract, and compiles its patterns.
 pub(crate) fn lint(processes: &mut Processes, tools: &mut Tools) -> Result<()> {
     tools.npm(processes)?;
     let package = tools.npm_package(processes, "@redocly/cli", REDOCLY, Scripts::Ignore)?;
     let mut lint = Command::new("node");
     lint.arg(package.join("bin/cli.js")).args(["lint", "--extends", "recommended-strict", "openapi.yaml"]);
     lint.env("REDOCLY_TELEMETRY", "off").env("REDOCLY_SUPPRESS_UPDATE_NOTICE", "true");
-    pass(tools.visible_to(&mut lint), processes)
+    pass(tools.visible_to(&mut lint), processes)?;
+    pass(tools.visible_to(Command::new("node").arg("dev/contract/patterns.js")), processes)
 }
 
 /// Tries the contract on a running API: by a generated client, in a browser, and with Schemathesis.

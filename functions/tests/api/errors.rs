@@ -45,9 +45,44 @@ fn a_broken_schema_is_500_and_logged_once_with_its_sqlstate() {
         }
         let answer = start(binary, &database).invoke(event);
         let record = assert_failure(&answer, 500);
-        let sqlstate = if binary == "delete-user" { "42P01" } else { "42703" };
-        assert!(record.to_string().contains(sqlstate), "{record}");
-        assert!(!answer.body.contains(sqlstate), "{}", answer.body);
+        let (sqlstate, words) = match binary {
+            "delete-user" => ("42P01", "relation \"users\" does not exist"),
+            _ => ("42703", "column \"age\""),
+        };
+        assert_eq!(record["fields"]["sqlstate"], sqlstate, "{record}");
+        // Whoever reads the log gets the server's own words, which name no values here.
+        assert!(record["fields"]["message"].as_str().is_some_and(|it| it.contains(words)), "{record}");
+        assert_eq!(record["fields"]["function"], binary, "{record}");
+        assert!(!answer.body.contains(sqlstate) && !answer.body.contains(binary), "{}", answer.body);
+    }
+}
+
+#[test]
+fn every_record_names_its_function() {
+    for (binary, event) in endpoints() {
+        for (function, status) in [(start_with_database_down(binary), 503), (start_at(binary, "nonsense"), 500)] {
+            let record = assert_failure(&function.invoke(event.clone()), status);
+            assert_eq!(record["fields"]["function"], binary, "{record}");
+        }
+    }
+}
+
+#[test]
+fn the_servers_words_are_left_out_where_they_may_hold_values() {
+    // What a type or a constraint says (classes 22 and 23), and what a trigger may say as it likes.
+    for sqlstate in ["22023", "22P02", "23502", "23514", "P0001"] {
+        let database = with_alice();
+        database.execute(&format!(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE EXCEPTION 'not %', NEW.name USING ERRCODE = '{sqlstate}', DETAIL = NEW.name, HINT = NEW.name; END
+             $$;
+             CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON users FOR EACH ROW EXECUTE FUNCTION refuse()"
+        ));
+        for (binary, event) in writers() {
+            let record = assert_failure(&start(binary, &database).invoke(event.json(&user("Zaphod", 30))), 500);
+            assert_eq!(record["fields"]["sqlstate"], sqlstate, "{record}");
+            assert!(!record.to_string().contains("Zaphod"), "{sqlstate}: {record}");
+        }
     }
 }
 

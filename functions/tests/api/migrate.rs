@@ -10,6 +10,7 @@ use testkit::{
     roles,
 };
 
+use crate::roles::Grants;
 use crate::support::path_of;
 
 /// As in template.yaml.
@@ -210,6 +211,25 @@ fn a_failure_is_told_with_its_reason() {
 }
 
 #[test]
+fn who_may_not_create_tables_is_told_the_line_that_helps() {
+    let database = Database::empty();
+    let (name, owner) = (database.name(), format!("{}_owner", database.name()));
+    // What the guide gives, which was enough before PostgreSQL 15.
+    database.execute(&format!(
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+         CREATE ROLE {owner} LOGIN PASSWORD 'password';
+         GRANT ALL PRIVILEGES ON DATABASE {name} TO {owner}"
+    ));
+    let function = start_migrate(&as_user(&owner, &database.url()), &[]);
+    let error = by_hand(&function, &json!({ "task": "migrate" })).expect_err("a failure");
+    assert!(error.contains("permission denied for schema public"), "{error}");
+    let line = format!("ALTER DATABASE {name} OWNER TO {owner}");
+    assert!(error.contains(&line), "{error}");
+    database.execute(&line);
+    by_hand(&function, &json!({ "task": "migrate" })).expect("it helps");
+}
+
+#[test]
 fn a_panic_is_told_as_a_failure_and_the_next_request_works() {
     let (database, receiver) = (Database::empty(), Receiver::new());
     let function = start_for(&receiver, &database.url());
@@ -342,15 +362,17 @@ fn an_event_that_it_does_not_know_is_a_function_error_in_one_clear_sentence() {
 #[test]
 fn on_aurora_dsql_admin_lets_each_iam_role_in_once() {
     let (database, gate) = (Database::empty(), IamGate::new(Service::Dsql));
+    // Whether everybody may use the schema there, and the owner's sequences, nobody has written down.
     database.execute(
-        "CREATE SCHEMA sys;
+        "REVOKE USAGE ON SCHEMA public FROM PUBLIC;
+         CREATE SCHEMA sys;
          CREATE TABLE sys.iam_pg_role_mappings (arn TEXT, pg_role_name TEXT, UNIQUE (arn, pg_role_name))",
     );
     let env = gate.env(&database, "admin");
     let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let function = start_migrate("", &env);
     let mut roles = roles(database.name());
-    let mut expected = Vec::new();
+    let (mut expected, mut grants) = (Vec::new(), None);
     for (round, arns) in
         [["get", "list"].as_slice(), &["get", "list"], &["get", "list", "it's new"]].iter().enumerate()
     {
@@ -367,6 +389,18 @@ fn on_aurora_dsql_admin_lets_each_iam_role_in_once() {
         granted.sort();
         expected.sort();
         assert_eq!(granted, expected);
+        match &grants {
+            None => grants = Some(Grants::of(&database)),
+            // A GRANT is a conflict for every session there.
+            Some(grants) => assert_eq!(grants.so_far(), [""; 0]),
+        }
+    }
+    for Role { name, duty, .. } in &roles {
+        let usage = "SELECT has_schema_privilege($1, 'public', 'USAGE'),
+                            has_sequence_privilege($1, pg_get_serial_sequence('users', 'id'), 'USAGE')";
+        let usage = database.client().query_one(usage, &[name]).expect("asking");
+        let usage: [bool; 2] = [usage.get(0), usage.get(1)];
+        assert_eq!(usage, [true, *duty == Duty::Creator], "{name}");
     }
     let limited = "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, $1) AND rolconfig IS NOT NULL";
     let limited = database.client().query_one(limited, &[&database.name()]).expect("counting");

@@ -1,5 +1,7 @@
 //! What the database roles that `migrate` makes may do: their own operation, and nothing else.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 use shared::migrate::{Duty, Role};
 use testkit::{Database, as_user, role, roles};
@@ -7,6 +9,7 @@ use testkit::{Database, as_user, role, roles};
 use crate::migrate::{start_migrate, to_json};
 use crate::migrations::GUIDES_TABLE;
 use crate::support::{assert_failure, duty_of, endpoints, start, start_at};
+use crate::wiring::{documents, read};
 
 const EVERYBODY: &[Duty] = &[Duty::Reader, Duty::Creator, Duty::Updater, Duty::Deleter];
 
@@ -17,9 +20,9 @@ const STATEMENTS: [(&str, &[Duty]); 30] = [
     ("INSERT INTO users (name, age) VALUES ('Bob', 41) RETURNING id", &[Duty::Creator]),
     ("UPDATE users SET name = 'Bob', age = 41 WHERE id = 1", &[Duty::Updater]),
     ("DELETE FROM users WHERE id = 1", &[Duty::Deleter]),
-    ("SELECT key, fingerprint, user_id FROM idempotency_keys", &[Duty::Creator]),
-    ("INSERT INTO idempotency_keys (key, fingerprint, user_id) VALUES ('l', '', 1)", &[Duty::Creator]),
-    ("UPDATE idempotency_keys SET user_id = 2", &[]),
+    ("SELECT key, fingerprint, created_id FROM idempotency_keys", &[Duty::Creator]),
+    ("INSERT INTO idempotency_keys (key, fingerprint, created_id) VALUES ('l', '', 1)", &[Duty::Creator]),
+    ("UPDATE idempotency_keys SET created_id = 2", &[]),
     ("DELETE FROM idempotency_keys", &[]),
     ("SELECT name FROM schema_migrations", &[]),
     ("INSERT INTO schema_migrations (name) VALUES ('0003')", &[]),
@@ -97,6 +100,64 @@ fn each_endpoint_works_with_the_role_of_its_duty_and_no_writer_with_another() {
     }
 }
 
+/// Time limits below ours, and that an acknowledged write survives, whatever the server's own settings are.
+const SETTINGS: [&str; 4] =
+    ["idle_session_timeout=10min", "lock_timeout=1s", "statement_timeout=2s", "synchronous_commit=on"];
+
+#[test]
+fn what_the_documents_tell_to_set_for_ones_own_user_is_what_migrate_sets() {
+    let documents: String = documents().iter().map(|path| read(path)).collect();
+    let statements = documents.split("ALTER ROLE myuser SET ").skip(1);
+    let told: BTreeSet<_> = statements
+        .map(|rest| {
+            let statement = rest.split([';', '`', '\n']).next().unwrap_or_default();
+            statement.trim().replace(" = ", "=").replace('\'', "")
+        })
+        .collect();
+    assert_eq!(told, BTreeSet::from(SETTINGS.map(str::to_owned)));
+}
+
+#[test]
+fn a_second_time_nothing_is_granted() {
+    for (before, database) in databases() {
+        let grants = Grants::of(&database);
+        let function = start_migrate(&database.url(), &[]);
+        let migrate = |roles: &[Role]| {
+            let event = json!({ "task": "migrate", "Roles": to_json(roles) });
+            function.start_invoke(event).result().expect("the roles");
+        };
+        let roles = roles(database.name());
+        migrate(&roles);
+        assert_eq!(grants.so_far(), [""; 0], "{before}");
+        // What is missing is given again.
+        let [reader, ..] = &roles;
+        database.execute(&format!("REVOKE SELECT ON users FROM {}", reader.name));
+        migrate(&roles);
+        assert_eq!(grants.so_far().len(), 1, "{before}: {:?}", grants.so_far());
+        assert!(grants.so_far()[0].contains(&reader.name), "{:?}", grants.so_far());
+    }
+}
+
+/// Notes every GRANT on an object of a database.
+pub(crate) struct Grants<'a>(&'a Database);
+
+impl<'a> Grants<'a> {
+    pub(crate) fn of(database: &'a Database) -> Self {
+        database.execute(
+            "CREATE TABLE grants (statement TEXT);
+             CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS
+                 $$ BEGIN INSERT INTO public.grants VALUES (current_query()); END $$;
+             CREATE EVENT TRIGGER note ON ddl_command_start WHEN TAG IN ('GRANT') EXECUTE FUNCTION note()",
+        );
+        Self(database)
+    }
+
+    pub(crate) fn so_far(&self) -> Vec<String> {
+        let statements = self.0.client().query("SELECT statement FROM grants", &[]).expect("the grants");
+        statements.iter().map(|row| row.get(0)).collect()
+    }
+}
+
 #[test]
 fn a_role_may_log_in_has_time_limits_below_ours_and_no_power_over_the_server_or_a_table() {
     for (before, database) in databases() {
@@ -107,12 +168,9 @@ fn a_role_may_log_in_has_time_limits_below_ours_and_no_power_over_the_server_or_
                                EXISTS (SELECT FROM pg_auth_members WHERE member = pg_roles.oid)
                         FROM pg_roles WHERE rolname = $1";
             let role = database.client().query_one(role, &[&name]).expect("the role");
-            let limits: Vec<String> = role.get(0);
-            assert_eq!(
-                limits,
-                ["lock_timeout=1s", "statement_timeout=2s", "idle_session_timeout=10min"],
-                "{name}{before}"
-            );
+            let settings: Vec<String> = role.get(0);
+            let settings: BTreeSet<_> = settings.iter().map(String::as_str).collect();
+            assert_eq!(settings, BTreeSet::from(SETTINGS), "{name}{before}");
             let [login, power, owner, member] = [1, 2, 3, 4].map(|column| role.get::<_, bool>(column));
             assert_eq!([login, power, owner, member], [true, false, false, false], "{name}{before}");
         }

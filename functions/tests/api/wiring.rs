@@ -89,6 +89,15 @@ pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+/// README and what stands beside it for those who want more.
+pub(crate) fn documents() -> Vec<String> {
+    let more = fs::read_dir(root("docs")).into_iter().flatten().map(|entry| {
+        format!("docs/{}", entry.expect("an entry").file_name().to_string_lossy())
+    });
+    let more = more.filter(|path| path.ends_with(".md"));
+    std::iter::once("README.md".to_owned()).chain(more).collect()
+}
+
 /// The names of the files in a folder, without their extension.
 fn names(folder: &str) -> Vec<String> {
     let entries = fs::read_dir(root(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
