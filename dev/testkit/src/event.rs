@@ -227,7 +227,10 @@ mod tests {
         assert_eq!(event.get("body"), None);
 
         let event = Value::from(Event::get("/api/users").stage("prod"));
-        assert_eq!((&event["rawPath"], &event["routeKey"]), (&json!("/prod/api/users"), &json!("GET /api/users")));
+        assert_eq!(
+            (&event["rawPath"], &event["routeKey"]),
+            (&json!("/prod/api/users"), &json!("GET /api/users"))
+        );
         assert_eq!(event.pointer("/requestContext/http/path"), Some(&json!("/prod/api/users")));
 
         let event = Value::from(Event::post("/api/users").bytes(b"\xff"));
@@ -245,9 +248,15 @@ mod tests {
         let arn = "arn:aws:sts::210987654321:assumed-role/Writer/session";
         let iam = context(Caller::Iam(arn))["authorizer"]["iam"].take();
         assert_eq!((&iam["userArn"], &iam["accountId"]), (&json!(arn), &json!("210987654321")));
-        assert_eq!((&iam["userId"], &iam["cognitoIdentity"]), (&json!("AROAIOSFODNN7EXAMPLE:session"), &Value::Null));
+        assert_eq!(
+            (&iam["userId"], &iam["cognitoIdentity"]),
+            (&json!("AROAIOSFODNN7EXAMPLE:session"), &Value::Null)
+        );
         let iam = context(Caller::Identity("eu-central-1:1", arn))["authorizer"]["iam"].take();
-        assert_eq!((&iam["userArn"], &iam["cognitoIdentity"]["identityId"]), (&json!(arn), &json!("eu-central-1:1")));
+        assert_eq!(
+            (&iam["userArn"], &iam["cognitoIdentity"]["identityId"]),
+            (&json!(arn), &json!("eu-central-1:1"))
+        );
 
         let jwt = context(Caller::Token(&[("sub", "alice")]))["authorizer"]["jwt"].take();
         assert_eq!(jwt, json!({ "claims": { "sub": "alice" }, "scopes": null }));

@@ -84,7 +84,12 @@ const CALLERS: [(&str, &[Caller<'_>]); 22] = [
     (
         "the subject of a token, renewed",
         &[
-            Caller::Token(&[("iss", "https://issuer.example"), ("sub", "alice"), ("jti", "1"), ("iat", "1795369392")]),
+            Caller::Token(&[
+                ("iss", "https://issuer.example"),
+                ("sub", "alice"),
+                ("jti", "1"),
+                ("iat", "1795369392"),
+            ]),
             Caller::Token(&[
                 ("iss", "https://issuer.example"),
                 ("sub", "alice"),
@@ -95,14 +100,28 @@ const CALLERS: [(&str, &[Caller<'_>]); 22] = [
         ],
     ),
     ("another subject", &[Caller::Token(&[("iss", "https://issuer.example"), ("sub", "bob")])]),
-    ("that subject of another issuer", &[Caller::Token(&[("iss", "https://issuer.example b"), ("sub", "ob")])]),
+    (
+        "that subject of another issuer",
+        &[Caller::Token(&[("iss", "https://issuer.example b"), ("sub", "ob")])],
+    ),
     // What separates the two may be part of either.
-    ("one whose claims read like those", &[Caller::Token(&[("iss", "https://issuer.example"), ("sub", "b ob")])]),
+    (
+        "one whose claims read like those",
+        &[Caller::Token(&[("iss", "https://issuer.example"), ("sub", "b ob")])],
+    ),
     (
         "an application, whose token has no subject",
         &[
-            Caller::Token(&[("iss", "https://issuer.example"), ("client_id", "an application"), ("jti", "3")]),
-            Caller::Token(&[("iss", "https://issuer.example"), ("client_id", "an application"), ("jti", "4")]),
+            Caller::Token(&[
+                ("iss", "https://issuer.example"),
+                ("client_id", "an application"),
+                ("jti", "3"),
+            ]),
+            Caller::Token(&[
+                ("iss", "https://issuer.example"),
+                ("client_id", "an application"),
+                ("jti", "4"),
+            ]),
         ],
     ),
 ];

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use testkit::{Database, Event, Function};
 
 use crate::support::{start, user};
+use crate::wiring::{documents, read};
 
 const FLASK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/flask");
 
@@ -48,6 +49,63 @@ fn both_can_serve_the_same_table_at_the_same_time() {
     assert_eq!(flask.ask("DELETE", "/api/users/1", None).status, 200);
     assert_eq!(ours.ask("DELETE", "/api/users/1", None).status, 404);
     assert_same(&flask, &ours, "GET", "/api/users", None);
+}
+
+#[test]
+fn the_differences_are_those_that_readme_tells() {
+    let (guides, ours) = (Database::empty(), Database::new());
+    guides.execute("CREATE TABLE users (id SERIAL PRIMARY KEY, name VARCHAR(100), age INT)");
+    let (flask, ours) = (Flask::start(&guides), Ours::start(&ours));
+    let documents: String = documents().iter().map(|path| read(path)).collect();
+
+    let utf16: Vec<u8> = r#"{"name":"Alice","age":30}"#.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let large = format!(r#"{{"name":"Alice","age":30{}}}"#, " ".repeat(16 * 1024));
+    let (json, mut told) = ("application/json", Vec::new());
+    for (word, content_type, body, status) in [
+        ("UTF-16", json, utf16.as_slice(), 400),
+        ("16 KiB", json, large.as_bytes(), 413),
+        ("`application/*+json`", "application/vnd.api+json", br#"{"name":"Alice","age":30}"#, 415),
+        ("`NaN`", json, br#"{"name":"Alice","age":30,"more":NaN}"#, 400),
+        ("repeated", json, br#"{"name":"Alice","name":"Bob","age":30}"#, 400),
+        ("`-0`", json, br#"{"name":"Alice","age":-0}"#, 400),
+        ("`30.0`", json, br#"{"name":"Alice","age":30.0}"#, 400),
+        ("`\"30\"`", json, br#"{"name":"Alice","age":"30"}"#, 400),
+        ("`null`", json, br#"{"name":"Alice","age":null}"#, 400),
+        ("`-5`", json, br#"{"name":"Alice","age":-5}"#, 400),
+        ("blank", json, br#"{"name":" ","age":30}"#, 400),
+        ("control character", json, br#"{"name":"A\tB","age":30}"#, 400),
+    ] {
+        assert_eq!(flask.send("POST", "/api/users", content_type, body).status, 201, "{word}");
+        let answer = ours.send("POST", "/api/users", content_type, body);
+        assert_eq!(answer.status, status, "{word}: {answer:?}");
+        told.push(word);
+    }
+
+    // A missing member of a PUT turns NULL there.
+    assert_eq!(flask.send("PUT", "/api/users/1", json, br#"{"age":30}"#).status, 200);
+    assert_eq!(ours.send("PUT", "/api/users/1", json, br#"{"age":30}"#).status, 400);
+    // Leading zeros are none there.
+    assert_eq!(flask.ask("GET", "/api/users/01", None).status, 200);
+    assert_eq!(ours.ask("GET", "/api/users/01", None).status, 404);
+    // There, HEAD comes with GET; here, no route has it.
+    assert_eq!(flask.ask("HEAD", "/api/users", None).status, 200);
+    told.extend(["`HEAD`", "leading zeros", "1,000"]);
+    told.retain(|word| !documents.contains(word));
+    assert_eq!(told, [""; 0], "no document tells of them");
+}
+
+#[test]
+fn a_byte_order_mark_and_unknown_parameters_are_no_difference() {
+    let (guides, ours) = (Database::empty(), Database::new());
+    guides.execute("CREATE TABLE users (id SERIAL PRIMARY KEY, name VARCHAR(100), age INT)");
+    let (flask, ours) = (Flask::start(&guides), Ours::start(&ours));
+    let body = "\u{feff}{\"name\":\"Alice\",\"age\":30}";
+    let expected = flask.send("POST", "/api/users", "application/json", body.as_bytes());
+    let answer = ours.send("POST", "/api/users", "application/json", body.as_bytes());
+    assert_eq!((answer.status, answer.json()), (expected.status, expected.json()));
+    for path in ["/api/users?_=17", "/api/users?utm_source=x&utm_source=y", "/api/users/1?_=17"] {
+        assert_same(&flask, &ours, "GET", path, None);
+    }
 }
 
 fn requests() -> Vec<(&'static str, String, Option<Value>)> {
@@ -152,7 +210,16 @@ impl Ours {
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Reply {
-        let (binary, mut event) = match (method, path == "/api/users") {
+        self.invoke(method, path, |event| body.into_iter().fold(event, Event::json))
+    }
+
+    fn send(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Reply {
+        self.invoke(method, path, |event| event.header("content-type", content_type).bytes(body))
+    }
+
+    fn invoke(&self, method: &str, path: &str, with_body: impl FnOnce(Event) -> Event) -> Reply {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let (binary, event) = match (method, path == "/api/users") {
             ("GET", true) => ("list-users", Event::get(path)),
             ("GET", false) => ("get-user", Event::get(path)),
             ("POST", true) => ("create-user", Event::post(path)),
@@ -160,9 +227,7 @@ impl Ours {
             ("DELETE", false) => ("delete-user", Event::delete(path)),
             _ => panic!("no route {method} {path}"),
         };
-        if let Some(body) = body {
-            event = event.json(body);
-        }
+        let event = with_body(if query.is_empty() { event } else { event.query(query) });
         let (_, function) = self.functions.iter().find(|(name, _)| *name == binary).expect("it was started");
         let answer = function.invoke(event);
         let content_type = answer.header("content-type").unwrap_or_default().to_owned();
@@ -204,15 +269,23 @@ impl Flask {
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Reply {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the guide's app listens");
         let body = body.map(Value::to_string).unwrap_or_default();
-        let content_type = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
-        let length = body.len();
-        let request = format!(
+        let content_type = if body.is_empty() { "" } else { "application/json" };
+        self.send(method, path, content_type, body.as_bytes())
+    }
+
+    fn send(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Reply {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the guide's app listens");
+        let content_type = match content_type {
+            "" => String::new(),
+            some => format!("Content-Type: {some}\r\n"),
+        };
+        let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{content_type}\
-             Content-Length: {length}\r\n\r\n{body}"
+             Content-Length: {}\r\n\r\n",
+            body.len()
         );
-        stream.write_all(request.as_bytes()).expect("sending");
+        stream.write_all(&[head.as_bytes(), body].concat()).expect("sending");
         let mut reply = String::new();
         stream.read_to_string(&mut reply).expect("receiving");
         let (head, body) = reply.split_once("\r\n\r\n").expect("a head and a body");

@@ -60,7 +60,9 @@ fn a_broken_schema_is_500_and_logged_once_with_its_sqlstate() {
 #[test]
 fn every_record_names_its_function() {
     for (binary, event) in endpoints() {
-        for (function, status) in [(start_with_database_down(binary), 503), (start_at(binary, "nonsense"), 500)] {
+        for (function, status) in
+            [(start_with_database_down(binary), 503), (start_at(binary, "nonsense"), 500)]
+        {
             let record = assert_failure(&function.invoke(event.clone()), status);
             assert_eq!(record["fields"]["function"], binary, "{record}");
         }
@@ -79,7 +81,8 @@ fn the_servers_words_are_left_out_where_they_may_hold_values() {
              CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON users FOR EACH ROW EXECUTE FUNCTION refuse()"
         ));
         for (binary, event) in writers() {
-            let record = assert_failure(&start(binary, &database).invoke(event.json(&user("Zaphod", 30))), 500);
+            let record =
+                assert_failure(&start(binary, &database).invoke(event.json(&user("Zaphod", 30))), 500);
             assert_eq!(record["fields"]["sqlstate"], sqlstate, "{record}");
             assert!(!record.to_string().contains("Zaphod"), "{sqlstate}: {record}");
         }

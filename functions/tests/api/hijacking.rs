@@ -76,7 +76,12 @@ fn plant(database: &Database) {
     }
     let mut operators = String::new();
     for (number, (name, left, right, result)) in OPERATORS.into_iter().enumerate() {
-        function(&format!("steal_{number}"), &format!("{left}, {right}"), result, &format!("{left} {name} {right}"));
+        function(
+            &format!("steal_{number}"),
+            &format!("{left}, {right}"),
+            result,
+            &format!("{left} {name} {right}"),
+        );
         operators += &format!(
             "CREATE OPERATOR public.{name} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = public.steal_{number});"
         );
@@ -147,7 +152,10 @@ fn migrate_runs_nothing_of_it_either() {
         );
         let migrate = start_migrate(&database.url(), &[]);
         for (event, result) in [
-            (json!({ "task": "migrate", "Roles": to_json(&roles(database.name())) }), json!({ "applied": [] })),
+            (
+                json!({ "task": "migrate", "Roles": to_json(&roles(database.name())) }),
+                json!({ "applied": [] }),
+            ),
             (json!({ "task": "delete-old-keys" }), json!({ "deleted": 2 })),
         ] {
             let found = by_hand(&migrate, &event);

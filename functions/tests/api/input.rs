@@ -540,15 +540,20 @@ fn a_byte_order_mark_is_skipped() {
 
 /// `{"name": "Alice", "age": 30}`, as gzip makes it.
 const COMPRESSED: [u8; 45] = [
-    31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 202, 75, 204, 77, 85, 178, 82, 80, 114, 204, 201, 76, 78, 85, 210, 81, 80, 74, 76, 7, 241, 141, 13, 106, 1, 194, 98, 138, 61, 28, 0, 0, 0,
+    31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 202, 75, 204, 77, 85, 178, 82, 80, 114, 204, 201, 76, 78, 85,
+    210, 81, 80, 74, 76, 7, 241, 141, 13, 106, 1, 194, 98, 138, 61, 28, 0, 0, 0,
 ];
 
 #[test]
 fn a_compressed_body_is_415() {
     for (binary, event) in writers() {
         let write = start_with_database_down(binary);
-        for encoding in ["gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "aws-chunked", "gzip, br", "identity, gzip"] {
-            for (body, of) in [(&COMPRESSED as &[u8], "gzip"), (b"", "none"), (b"{", "half"), (b"\x78\x9c\x03\0", "zlib")] {
+        for encoding in
+            ["gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "aws-chunked", "gzip, br", "identity, gzip"]
+        {
+            for (body, of) in
+                [(&COMPRESSED as &[u8], "gzip"), (b"", "none"), (b"{", "half"), (b"\x78\x9c\x03\0", "zlib")]
+            {
                 for event in [event.clone().header("content-type", JSON), event.clone()] {
                     let answer = write.invoke(event.header("content-encoding", encoding).bytes(body));
                     assert_eq!(answer.status, 415, "{binary} {encoding} {of}: {answer:?}");
@@ -576,7 +581,11 @@ fn what_is_json_as_it_stands_is_taken_whatever_its_encoding_is_said_to_be() {
             let answer = write.invoke(event.clone().json(&user("Alice", 30)));
             assert!(answer.status < 300, "{binary} {encoding}: {answer:?}");
             // As JSON it is judged.
-            assert_faults(&without_database.invoke(event.json(&user("Alice", -1))), "Invalid input", &["#/age"]);
+            assert_faults(
+                &without_database.invoke(event.json(&user("Alice", -1))),
+                "Invalid input",
+                &["#/age"],
+            );
         }
     }
 }

@@ -106,8 +106,7 @@ fn limit_and_after_choose_a_page() {
     ] {
         let answer = list.invoke(Event::get("/api/users").query(query));
         assert_eq!(ids(&answer), expected, "{query}");
-        let link =
-            link.map(|(limit, after)| format!("<?after={after}&limit={limit}>; rel=\"next\""));
+        let link = link.map(|(limit, after)| format!("<?after={after}&limit={limit}>; rel=\"next\""));
         assert_eq!(answer.header("link"), link.as_deref(), "{query}");
     }
 }
@@ -246,7 +245,8 @@ fn other_parameters_are_ignored_also_when_they_are_repeated() {
         let answer = list.invoke(Event::get("/api/users").query(query));
         assert_eq!(ids(&answer), (1..=20).collect::<Vec<_>>(), "{query}");
         // They don't come back in our link.
-        let answer = list.invoke(Event::get("/api/users").query(&format!("{query}&limit=10&after=5&{query}")));
+        let answer =
+            list.invoke(Event::get("/api/users").query(&format!("{query}&limit=10&after=5&{query}")));
         assert_eq!(ids(&answer), (6..=15).collect::<Vec<_>>(), "{query}");
         assert_eq!(answer.header("link"), Some("<?after=15&limit=10>; rel=\"next\""), "{query}");
     }

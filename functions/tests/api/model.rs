@@ -142,8 +142,11 @@ fn operation() -> impl Strategy<Value = Operation> {
     .boxed();
     let text = select(vec!["a", "\"a\"", "b", "\"b c\"", "not visible"]);
     let role = select(vec![None, Some("Ann"), Some("Ann"), Some("Ben")]);
-    let key = (text, role, select(vec!["one", "two"]))
-        .prop_map(|(text, role, session)| Key { text, role, session });
+    let key = (text, role, select(vec!["one", "two"])).prop_map(|(text, role, session)| Key {
+        text,
+        role,
+        session,
+    });
     let of =
         prop_oneof![3 => Just(Of::Current), 2 => any::<Index>().prop_map(Of::Known), 1 => Just(Of::Nothing)];
     let tag = (prop::bool::weighted(0.2), of).prop_map(|(weak, of)| Tag { weak, of });
@@ -252,20 +255,20 @@ impl Model {
             Body::User((name, age)) => event.json(&json!({ "id": 0, "name": name, "age": age })),
             Body::Wrong(text, _) => event.body(text),
         };
-        let with_tags = |event: Event, header: &str, current: Option<&Content>, tags: &Option<Tags>| match tags {
-            None => event,
-            Some(Tags::Any) => event.header(header, "*"),
-            Some(Tags::Malformed) => event.header(header, "x"),
-            Some(Tags::List(tags)) => {
-                let tags = tags
-                    .iter()
-                    .map(|tag| format!("{}{}", if tag.weak { "W/" } else { "" }, self.tag(&tag.of, current)));
-                event.header(header, &tags.collect::<Vec<_>>().join(", "))
-            }
-        };
+        let with_tags =
+            |event: Event, header: &str, current: Option<&Content>, tags: &Option<Tags>| match tags {
+                None => event,
+                Some(Tags::Any) => event.header(header, "*"),
+                Some(Tags::Malformed) => event.header(header, "x"),
+                Some(Tags::List(tags)) => {
+                    let tags = tags.iter().map(|tag| {
+                        format!("{}{}", if tag.weak { "W/" } else { "" }, self.tag(&tag.of, current))
+                    });
+                    event.header(header, &tags.collect::<Vec<_>>().join(", "))
+                }
+            };
         let with = |event: Event, id: Option<&Id>, conditions: &Conditions| {
-            let current =
-                id.and_then(|id| self.possible(id).ok()).and_then(|id| self.users.get(&id));
+            let current = id.and_then(|id| self.possible(id).ok()).and_then(|id| self.users.get(&id));
             let event = with_tags(event, "if-match", current, &conditions.if_match);
             Value::from(with_tags(event, "if-none-match", current, &conditions.if_none_match))
         };
@@ -280,9 +283,7 @@ impl Model {
                 };
                 ("list-users", with(Event::get("/api/users").query(&query), None, conditions))
             }
-            Operation::Get(id, conditions) => {
-                ("get-user", with(Event::get(&path(id)), Some(id), conditions))
-            }
+            Operation::Get(id, conditions) => ("get-user", with(Event::get(&path(id)), Some(id), conditions)),
             Operation::Create(body, key, conditions) => {
                 let mut event = with_body(Event::post("/api/users"), body);
                 if let Some(Key { text, role, session }) = key {

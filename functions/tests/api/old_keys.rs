@@ -86,7 +86,11 @@ fn the_hour_of_a_scheduled_event_names_the_24th() {
         let database = with_keys_in_each_slice();
         assert_eq!(delete(&database, &json!({ "task": "delete-old-keys", "time": time })), 3, "{time}");
         let mut client = database.client();
-        assert_eq!(count(&mut client, &format!("created_id = {slice} AND starts_with(key, 'c')")), 1, "{time}");
+        assert_eq!(
+            count(&mut client, &format!("created_id = {slice} AND starts_with(key, 'c')")),
+            1,
+            "{time}"
+        );
         assert_eq!(count(&mut client, "true"), 3 * 24 - 2 + 1, "{time}");
     }
 }
@@ -98,7 +102,7 @@ fn of_a_million_keys_24_runs_delete_every_old_one_and_none_looks_at_more_than_a_
     let database = Database::new();
     // What reads the table is counted, so nobody else may.
     database.execute(
-            "ALTER TABLE idempotency_keys SET (autovacuum_enabled = off);
+        "ALTER TABLE idempotency_keys SET (autovacuum_enabled = off);
              INSERT INTO idempotency_keys (key, fingerprint, created_id, created_at)
              SELECT 'c' || encode(sha256(n::text::bytea), 'hex'), sha256(''), n,
                     now() - CASE n % 20 WHEN 0 THEN interval '25 hours' ELSE interval '12 hours' END
@@ -107,7 +111,7 @@ fn of_a_million_keys_24_runs_delete_every_old_one_and_none_looks_at_more_than_a_
              SELECT 'i' || encode(sha256(n::text::bytea), 'hex'), sha256(''), n,
                     now() - CASE n % 2 WHEN 0 THEN interval '2 hours' ELSE interval '1 minute' END
              FROM generate_series(1, 1000) AS n",
-        );
+    );
     database.execute("VACUUM ANALYZE idempotency_keys");
     let mut client = database.client();
 

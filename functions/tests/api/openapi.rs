@@ -146,8 +146,16 @@ fn every_pattern_is_understood_and_means_the_same_wherever_clients_are_generated
             &["A", " A ", "Zoë 李 🦀", "A\u{2028}B", "\u{a0}A", "O'Brien \"x\" \\ /"] as &[&str],
             &["", " ", "A\tB", "A\nB", "A\0", "A\u{7f}"] as &[&str],
         ),
-        (key, &["8e03", "\"8e03\"", "\"order 17\"", r#""a\"b""#], &["", "\"\"", "\"", "\"a", "a b", "ä", "\"a\"b "]),
-        (tags, &["*", "\"a\"", "W/\"a\", \"ä\"", ",\"\",\t\"a\","], &["", "a", "\"a\" \"b\"", "*, \"a\"", "w/\"a\""]),
+        (
+            key,
+            &["8e03", "\"8e03\"", "\"order 17\"", r#""a\"b""#],
+            &["", "\"\"", "\"", "\"a", "a b", "ä", "\"a\"b "],
+        ),
+        (
+            tags,
+            &["*", "\"a\"", "W/\"a\", \"ä\"", ",\"\",\t\"a\","],
+            &["", "a", "\"a\" \"b\"", "*, \"a\"", "w/\"a\""],
+        ),
     ] {
         let regex = &compiled[schema["pattern"].as_str().expect("a pattern")];
         for text in right {
@@ -158,7 +166,9 @@ fn every_pattern_is_understood_and_means_the_same_wherever_clients_are_generated
         }
     }
     assert_eq!(compiled.len(), 5, "those of the answers are tried by their examples");
-    for header in operations(&contract).values().flat_map(|it| it["responses"].as_object().into_iter().flatten()) {
+    for header in
+        operations(&contract).values().flat_map(|it| it["responses"].as_object().into_iter().flatten())
+    {
         for (name, header) in resolved(&contract, header.1)["headers"].as_object().into_iter().flatten() {
             let header = resolved(&contract, header);
             if let Some(pattern) = header["schema"]["pattern"].as_str() {
@@ -174,7 +184,9 @@ fn patterns(node: &Value) -> Vec<&str> {
     match node {
         Value::Object(members) => members
             .iter()
-            .flat_map(|(name, it)| if name == "pattern" { it.as_str().into_iter().collect() } else { patterns(it) })
+            .flat_map(
+                |(name, it)| if name == "pattern" { it.as_str().into_iter().collect() } else { patterns(it) },
+            )
             .collect(),
         Value::Array(items) => items.iter().flat_map(patterns).collect(),
         _ => Vec::new(),

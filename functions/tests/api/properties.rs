@@ -192,8 +192,9 @@ fn body() -> impl Strategy<Value = String> {
 
 /// What API Gateway's authorizers find out by IAM, by a JWT, or by a function of the owner.
 fn authorizer() -> impl Strategy<Value = Value> {
-    let cognito = (vec(text(), 0..3), option::of(text()))
-        .prop_map(|(amr, identity)| json!({ "amr": amr, "identityId": identity, "identityPoolId": identity }));
+    let cognito = (vec(text(), 0..3), option::of(text())).prop_map(
+        |(amr, identity)| json!({ "amr": amr, "identityId": identity, "identityPoolId": identity }),
+    );
     let arn = "arn:aws(-cn)?:(iam|sts):[a-z]{0,2}:[0-9]{0,12}:((user|assumed-role)/)?[a-zA-Z/:]{0,20}";
     let arn = option::of(prop_oneof![arn, text()]);
     let claims = strings(select(vec!["iss", "sub", "aud", "client_id"]).prop_map(str::to_owned), text());

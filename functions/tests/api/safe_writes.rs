@@ -4,7 +4,8 @@ use serde_json::json;
 use testkit::{Answer, Database, Event};
 
 use crate::support::{
-    assert_problem, assert_success, endpoints, rows, start, start_with_database_down, user, with_alice, with_id, writers,
+    assert_problem, assert_success, endpoints, rows, start, start_with_database_down, user, with_alice,
+    with_id, writers,
 };
 
 fn post(name: &str, key: &str) -> Event {

@@ -101,7 +101,8 @@ fn without_a_precondition_it_is_the_plain_statement() {
     locked.batch_execute("SELECT FROM users WHERE id = 1 FOR UPDATE").expect("a lock");
     let pending = function.start_invoke(Event::put("/api/users/1").json(&user("Carol", 52)));
     database.wait_for_locks(1);
-    let statement = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let statement =
+        "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let statement: String = database.client().query_one(statement, &[]).expect("what waits").get(0);
     locked.rollback().expect("the end of the lock");
     assert_eq!(pending.wait().status, 200);

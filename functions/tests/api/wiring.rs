@@ -91,9 +91,10 @@ pub(crate) fn read(path: &str) -> String {
 
 /// README and what stands beside it for those who want more.
 pub(crate) fn documents() -> Vec<String> {
-    let more = fs::read_dir(root("docs")).into_iter().flatten().map(|entry| {
-        format!("docs/{}", entry.expect("an entry").file_name().to_string_lossy())
-    });
+    let more = fs::read_dir(root("docs"))
+        .into_iter()
+        .flatten()
+        .map(|entry| format!("docs/{}", entry.expect("an entry").file_name().to_string_lossy()));
     let more = more.filter(|path| path.ends_with(".md"));
     std::iter::once("README.md".to_owned()).chain(more).collect()
 }
