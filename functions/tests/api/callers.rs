@@ -22,7 +22,7 @@ const CALLERS: [(&str, &[Caller<'_>]); 22] = [
             Caller::Iam("arn:aws:sts::123456789012:assumed-role/Writer/botocore-session-1795369455"),
             Caller::Iam("arn:aws:sts::123456789012:assumed-role/Writer/9f8e7d6c5b4a39281706f5e4d3c2b1a0"),
             Caller::Iam(
-                "arn:aws:sts::123456789012:assumed-role/Writer/eks-users-app-7d4b9c-1b2c3d4e-5f60-7182-93a4-b5c6d7e8f901",
+                "arn:aws:sts::123456789012:assumed-role/Writer/eks-users-app-1b2c3d4e-5f60-7182-93a4-b5c6d7e8f901",
             ),
             Caller::Iam("arn:aws:sts::123456789012:assumed-role/Writer/i-0123456789abcdef0"),
             Caller::Iam("arn:aws:sts::123456789012:assumed-role/Writer/orders=,.@-+_1"),

@@ -76,7 +76,7 @@ fn the_servers_words_are_left_out_where_they_may_hold_values() {
         let database = with_alice();
         database.execute(&format!(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN RAISE EXCEPTION 'not %', NEW.name USING ERRCODE = '{sqlstate}', DETAIL = NEW.name, HINT = NEW.name; END
+             BEGIN RAISE EXCEPTION 'not %', NEW.name USING ERRCODE = '{sqlstate}', DETAIL = NEW.name; END
              $$;
              CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON users FOR EACH ROW EXECUTE FUNCTION refuse()"
         ));

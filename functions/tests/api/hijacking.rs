@@ -1,6 +1,7 @@
-//! Nothing that somebody else has put into schema `public` runs as our roles. On PostgreSQL 14, and in a database upgraded
-//! from it, everybody may put something there, and a function or operator that fits better than PostgreSQL's own is
-//! preferred wherever it stands in the search path.
+//! Nothing that somebody else has put into schema `public` runs as our roles.
+//!
+//! On PostgreSQL 14, and in a database upgraded from it, everybody may put something there, and a function or operator
+//! that fits better than PostgreSQL's own is preferred wherever it stands in the search path.
 
 use postgres::Client;
 use serde_json::json;
@@ -88,7 +89,8 @@ fn plant(database: &Database) {
     }
     let mallory = format!("{}_mallory", database.name());
     database.execute(&format!(
-        "CREATE ROLE {mallory}; GRANT CREATE ON SCHEMA public TO {mallory}; SET ROLE {mallory}; {statements} {operators}"
+        "CREATE ROLE {mallory}; GRANT CREATE ON SCHEMA public TO {mallory};
+         SET ROLE {mallory}; {statements} {operators}"
     ));
 }
 

@@ -125,7 +125,9 @@ fn neither_a_key_nor_its_caller_is_kept_but_a_digest_of_both() {
     }
     // Of nobody and the key, each with its length in front. By this form keys of all versions find each other.
     for (kind, key) in [("c", "8e03"), ("i", "8e03")] {
-        let digest = "SELECT $1 || encode(sha256(int8send(0) || int8send(length($2)) || convert_to($2, 'UTF8')), 'hex')";
+        let digest = "
+            SELECT $1::text
+                || encode(sha256(int8send(0) || int8send(length($2::text)) || convert_to($2, 'UTF8')), 'hex')";
         let digest = client.query_one(digest, &[&kind, &key]).expect("a digest").get::<_, String>(0);
         assert!(stored.contains(&digest), "{kind} {key}: {stored:?}");
     }

@@ -128,8 +128,8 @@ fn of_a_million_keys_24_runs_delete_every_old_one_and_none_looks_at_more_than_a_
     assert_eq!(count(&mut client, "true"), KEYS - OLD + 500);
 }
 
-/// How many rows of the table the server has read so far, by index or one after the other, counted once all sessions but
-/// ours have ended: only then is it sure that theirs are in.
+/// How many rows of the table the server has read so far, by index or one after the other, counted once all sessions
+/// but ours have ended: only then is it sure that theirs are in.
 fn rows_read(client: &mut Client) -> i64 {
     let others = "SELECT count(*) FROM pg_stat_activity, pg_sleep(0.01)
                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
