@@ -20,6 +20,7 @@ ENDPOINTS = {
     "UpdateUser": ("PUT", "/api/users/{id}", "users_updater"),
     "DeleteUser": ("DELETE", "/api/users/{id}", "users_deleter"),
 }
+ACCESS = {"users_reader": "read", "users_creator": "create", "users_updater": "update", "users_deleter": "delete"}
 FUNCTIONS = [*ENDPOINTS, "Migrate"]
 
 CLUSTER_URL = "postgres://${Cluster.Endpoint}:5432/postgres?sslnegotiation=direct"
@@ -154,7 +155,7 @@ class Template(unittest.TestCase):
         expected = {
             function: ("apigateway.amazonaws.com", arn % (method, path.replace("{id}", "*")))
             for function, (method, path, _) in ENDPOINTS.items()
-        } | {"Migrate": ("events.amazonaws.com", "${MigrateDaily.Arn}")}
+        } | {"Migrate": ("events.amazonaws.com", "${MigrateHourly.Arn}")}
         permissions = plain(list(stack.of_type("AWS::Lambda::Permission").values()))
         self.assertEqual(len(permissions), len(expected))
         self.assertEqual(
@@ -266,23 +267,23 @@ class Template(unittest.TestCase):
             self.assertEqual(stack.template["Resources"][endpoint]["DependsOn"], "Schema")
 
     @everywhere
-    def test_the_schema_has_each_duty_with_exactly_the_roles_of_its_functions(self, stack):
-        duties = {}
+    def test_the_schema_gives_each_role_of_the_database_to_exactly_its_functions(self, stack):
+        users = {}
         for function, (_, _, user) in ENDPOINTS.items():
-            duties.setdefault(user, []).append("${%sRole.Arn}" % function)
+            users.setdefault(user, []).append("${%sRole.Arn}" % function)
         roles = [
-            {"Name": user, "Duty": user.removeprefix("users_"), "IamRoles": arns} for user, arns in duties.items()
+            {"Name": user, "Access": ACCESS[user], "IamRoles": arns} for user, arns in users.items()
         ]
         schema = plain(stack.of_type("AWS::CloudFormation::CustomResource")["Schema"])
         self.assertEqual(schema.get("Roles"), None if uses_password(stack) else roles)
 
     @everywhere
-    def test_old_keys_are_deleted_daily(self, stack):
+    def test_old_keys_are_deleted_hourly_and_the_event_has_its_time(self, stack):
         [rule] = stack.of_type("AWS::Events::Rule").values()
-        self.assertEqual(rule["ScheduleExpression"], "rate(1 day)")
+        self.assertEqual(rule["ScheduleExpression"], "cron(30 * * * ? *)")
         [target] = plain(rule["Targets"])
         self.assertEqual(target["Arn"], "${Migrate.Arn}")
-        self.assertEqual(json.loads(target["Input"]), {"task": "delete-old-keys"})
+        self.assertNotIn("Input", target)
 
     @everywhere
     def test_the_cluster_is_protected_and_outlives_the_stack_unless_it_is_disposable(self, stack):

@@ -1,13 +1,12 @@
 //! Panics when the query says so, over the start-up code of the real binaries: for the tests alone.
 
-use functions::{Database, Error, Request, Response, StartError, response, serve, start};
+use functions::{Database, Error, Request, Response, StartError, response, run};
 use lambda_http::RequestExt;
 use shared::users;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), StartError> {
-    let db = start().await;
-    serve(|event| handle(db, event)).await
+    run(handle).await
 }
 
 async fn handle(db: &Database, event: Request) -> Result<Response, Error> {

@@ -1,19 +1,19 @@
-//! From a result to a response. The only place that knows status codes, and the one that logs failures.
+//! From a result to a response: the only place that knows status codes.
 
-use std::{iter, time::Duration};
+use std::iter;
 
 use lambda_http::{
     Body,
     http::{
-        HeaderName, StatusCode,
+        HeaderName, HeaderValue, StatusCode,
         header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LINK, LOCATION, RETRY_AFTER},
     },
 };
 use serde::Serialize;
 use serde_json::json;
-use shared::users::{Page, User};
+use shared::users::{Page, PageSize, User};
 
-use crate::{Error, Rejection};
+use crate::error::{Error, Place, Rejection, Violation};
 
 /// A response with its whole body.
 pub type Response = lambda_http::Response<Body>;
@@ -25,14 +25,17 @@ pub fn user(user: &User) -> Response {
 
 /// 304: the client has this user already.
 pub fn not_modified(user: &User) -> Response {
-    let (mut parts, _) = answer(StatusCode::NOT_MODIFIED, JSON, [etag(user), caching()], &()).into_parts();
-    parts.headers.remove(CONTENT_TYPE);
-    Response::from_parts(parts, Body::Empty)
+    respond(StatusCode::NOT_MODIFIED, [etag(user), caching()], Body::Empty)
 }
 
-/// 201 with a new user, and where it is.
+/// 304: the client has the list already, as it says.
+pub fn list_not_modified() -> Response {
+    respond(StatusCode::NOT_MODIFIED, [caching()], Body::Empty)
+}
+
+/// 201 with a new user, and where it is. The reference is relative, so that it holds below a stage or a base path.
 pub fn created(user: &User) -> Response {
-    let location = (LOCATION, format!("/api/users/{}", user.id));
+    let location = (LOCATION, format!("users/{}", user.id));
     answer(StatusCode::CREATED, JSON, [etag(user), location], user)
 }
 
@@ -46,14 +49,16 @@ pub fn deleted(id: i64) -> Response {
     answer(StatusCode::OK, JSON, [], &json!({ "message": format!("User {id} deleted") }))
 }
 
-/// 200 with an array of users and, if there are more, a link to the next page (RFC 8288).
-pub fn page(page: &Page<'_>, limit: u16) -> Response {
-    let next = page.next_after.map(|after| format!("</api/users?limit={limit}&after={after}>; rel=\"next\""));
+/// 200 with an array of users and, if there are more, a link to the next page (RFC 8288). Its parameters are sorted, since
+/// some clients sign only sorted ones rightly.
+pub fn page(page: &Page<'_>, size: PageSize) -> Response {
+    let limit = size.get();
+    let next = page.next_after.map(|after| format!("<?after={after}&limit={limit}>; rel=\"next\""));
     answer(StatusCode::OK, JSON, iter::once(caching()).chain(next.map(|next| (LINK, next))), &page.users)
 }
 
 fn etag(user: &User) -> (HeaderName, String) {
-    (ETAG, format!("\"{}\"", user.tag()))
+    (ETAG, format!("\"{}\"", user.tag().as_str()))
 }
 
 /// A client may keep the answer for itself, and asks whether it still holds.
@@ -61,21 +66,61 @@ fn caching() -> (HeaderName, String) {
     (CACHE_CONTROL, "private, no-cache".to_owned())
 }
 
-/// The problem document (RFC 9457) for an error, with the guide's own member `error`. A failure of ours is
-/// logged, once, with what `request_id` stands for; the client gets only the id.
-pub fn problem(error: &Error, request_id: &str, elapsed: Duration) -> Response {
-    let (status, text) = match error {
-        Error::Rejected(Rejection::Invalid(faults)) if faults.iter().any(|fault| fault.missing) => {
+/// A problem document (RFC 9457) with the guide's own member `error`.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    error: &'static str,
+    #[serde(skip_serializing_if = "<[Violation]>::is_empty")]
+    errors: &'a [Violation],
+    #[serde(rename = "requestId", skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+}
+
+/// The response to an error. Of a failure of ours, which is logged elsewhere, the client gets only the request's id.
+pub fn problem(error: &Error, request_id: &str) -> Response {
+    let unencodable =
+        [Violation::new(Place::Pointer("#/name"), "can't be stored in the database's encoding")];
+    let violations = match error {
+        Error::Rejected(Rejection::Invalid(violations)) => violations.as_slice(),
+        Error::Operation(shared::Error::Unencodable) => &unencodable,
+        _ => &[],
+    };
+    let (status, text) = status_and_text(error);
+    let document = Problem {
+        r#type: "about:blank",
+        title: status.canonical_reason().unwrap_or_default(),
+        status: status.as_u16(),
+        error: text,
+        errors: violations,
+        request_id: status.is_server_error().then_some(request_id),
+    };
+    // Only where trying again is safe: clients act on this header by themselves.
+    let safe = matches!(error, Error::Operation(shared::Error::Unavailable(_)));
+    let retry = safe.then(|| (RETRY_AFTER, "1".to_owned()));
+    answer(status, "application/problem+json", retry, &document)
+}
+
+/// The status of the response to an error, and its text for people.
+pub(crate) fn status_and_text(error: &Error) -> (StatusCode, &'static str) {
+    use shared::Error as Operation;
+
+    match error {
+        Error::Rejected(Rejection::Invalid(violations)) if violations.iter().any(|it| it.missing) => {
             (StatusCode::BAD_REQUEST, "Missing required fields")
         }
-        Error::Rejected(Rejection::Invalid(_)) => (StatusCode::BAD_REQUEST, "Invalid input"),
-        Error::Rejected(Rejection::NoSuchUser) | Error::Refused(shared::Error::UserNotFound) => {
+        Error::Rejected(Rejection::Invalid(_)) | Error::Operation(Operation::Unencodable) => {
+            (StatusCode::BAD_REQUEST, "Invalid input")
+        }
+        Error::Rejected(Rejection::NoSuchUser) | Error::Operation(Operation::UserNotFound) => {
             (StatusCode::NOT_FOUND, "User not found")
         }
-        Error::Refused(shared::Error::Changed) => {
-            (StatusCode::PRECONDITION_FAILED, "The user has changed: If-Match does not match")
+        Error::Rejected(Rejection::PreconditionFailed) | Error::Operation(Operation::PreconditionFailed) => {
+            (StatusCode::PRECONDITION_FAILED, "A precondition does not hold: see If-Match and If-None-Match")
         }
-        Error::Refused(shared::Error::KeyReused) => {
+        Error::Operation(Operation::KeyReused) => {
             (StatusCode::UNPROCESSABLE_ENTITY, "Idempotency-Key was used for another request")
         }
         Error::Rejected(Rejection::BodyTooLarge) => {
@@ -84,66 +129,49 @@ pub fn problem(error: &Error, request_id: &str, elapsed: Duration) -> Response {
         Error::Rejected(Rejection::UnsupportedMediaType) => {
             (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json")
         }
-        Error::Refused(shared::Error::Unavailable(_)) => {
+        Error::Rejected(Rejection::UnsupportedContentEncoding) => {
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding must be identity")
+        }
+        Error::Operation(Operation::Unavailable(_)) => {
             (StatusCode::SERVICE_UNAVAILABLE, "The database is not available; try again")
         }
-        Error::Refused(shared::Error::OutcomeUnknown(_)) => (
+        Error::Operation(Operation::CreationUnknown(_)) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "It is not known whether the user was created; with an Idempotency-Key, trying again is safe",
+            "It is not known whether the user was created: look before trying again, or send an Idempotency-Key",
         ),
-        Error::Refused(shared::Error::Internal(_) | shared::Error::Config(_)) | Error::Panicked(_) => {
+        Error::Operation(Operation::ChangeUnknown(_)) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "It is not known whether the user was changed: look before trying again",
+        ),
+        Error::Operation(Operation::Internal(_) | Operation::Config(_)) | Error::Panicked(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "Internal server error")
         }
-    };
-
-    let mut document = json!({
-        "type": "about:blank",
-        "title": status.canonical_reason(),
-        "status": status.as_u16(),
-        "error": text,
-    });
-    if let Error::Rejected(Rejection::Invalid(faults)) = error {
-        document["errors"] = json!(faults);
     }
-    if status.is_server_error() {
-        document["requestId"] = json!(request_id);
-        log(error, status, request_id, elapsed);
-    }
-    // Only where trying again is safe: clients act on this header by themselves.
-    let retry =
-        matches!(error, Error::Refused(shared::Error::Unavailable(_))).then(|| (RETRY_AFTER, "1".to_owned()));
-    answer(status, "application/problem+json", retry, &document)
-}
-
-fn log(error: &Error, status: StatusCode, request_id: &str, elapsed: Duration) {
-    let (reason, failure) = match error {
-        Error::Refused(error) => (error.to_string(), error.failure()),
-        Error::Panicked(place) => (format!("panicked at {place}"), None),
-        Error::Rejected(_) => return,
-    };
-    tracing::error!(
-        "requestId" = request_id,
-        status = status.as_u16(),
-        sqlstate = failure.and_then(|failure| failure.sqlstate.as_deref()),
-        attempts = failure.map(|failure| failure.attempts),
-        elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-        "{reason}"
-    );
 }
 
 const JSON: &str = "application/json";
 
 fn answer(
     status: StatusCode,
-    content_type: &str,
+    content_type: &'static str,
     headers: impl IntoIterator<Item = (HeaderName, String)>,
     body: &impl Serialize,
 ) -> Response {
     let body = serde_json::to_string(body).expect("strings and numbers are JSON");
-    let response = lambda_http::Response::builder().status(status).header(CONTENT_TYPE, content_type);
+    let mut response = respond(status, headers, body.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn respond(
+    status: StatusCode,
+    headers: impl IntoIterator<Item = (HeaderName, String)>,
+    body: Body,
+) -> Response {
+    let response = lambda_http::Response::builder().status(status);
     headers
         .into_iter()
         .fold(response, |response, (name, value)| response.header(name, value))
-        .body(body.into())
+        .body(body)
         .expect("header values are ASCII")
 }

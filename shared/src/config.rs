@@ -1,4 +1,4 @@
-//! Configuration: the only reader of the environment.
+//! Configuration: what the environment says about the database.
 //!
 //! | variable | meaning | when unset or empty |
 //! |---|---|---|
@@ -16,13 +16,13 @@
 //! - `sslmode`. On any host but loopback, TLS is required and the server's certificate chain and host name are
 //!   verified (libpq's `verify-full`), whatever `sslmode` says. If every host is loopback, then `require`,
 //!   `verify-ca` and `verify-full` do the same; `disable`, `allow`, `prefer` or none mean no TLS.
-//! - `sslrootcert`: as `PGSSLROOTCERT`, and stronger.
+//! - `sslrootcert`: as `PGSSLROOTCERT`, and takes precedence.
 //! - `sslnegotiation=direct` starts with TLS instead of asking for it first, which saves a round trip, and demands TLS on
 //!   loopback as well. Aurora DSQL and PostgreSQL since 17 know it; others break the connection off.
 //!
 //! With an IAM token the URL names one host, for which the token is made.
 
-use std::{borrow::Cow, fmt, fs, net::IpAddr, time::Duration};
+use std::{borrow::Cow, env, fs, net::IpAddr};
 
 use native_tls::{Certificate, TlsConnector};
 use percent_encoding::percent_decode_str;
@@ -31,22 +31,26 @@ use tokio_postgres::config::{Host, SslMode, SslNegotiation, TargetSessionAttrs};
 
 use crate::{
     credentials::{Service, Signer},
-    db::CONNECT_TIMEOUT,
-    error::Failure,
+    error::{ConfigError, Failure},
+    limits::{CONNECT_TIMEOUT, TCP_USER_TIMEOUT},
 };
 
 /// The database of the guide, for local use.
 const DEFAULT_URL: &str = "postgres://myuser:mypassword@localhost:5432/mydb";
 
-/// Below the query timeout of [`crate::db`]: the kernel gives up undelivered data before we give up the
-/// statement. Otherwise a healed network could deliver a write that has been answered as failed.
-const TCP_USER_TIMEOUT: Duration = Duration::from_millis(2_500);
-
 /// Where the database is and how it is reached safely.
 pub struct Config {
-    postgres: tokio_postgres::Config,
-    signer: Option<Signer>,
+    options: tokio_postgres::Config,
+    credential: Credential,
     pub(crate) tls: MakeTlsConnector,
+}
+
+/// What proves who connects.
+enum Credential {
+    /// The options' password, or nothing.
+    Password,
+    /// A token made anew for each connect.
+    Token(Signer),
 }
 
 impl Config {
@@ -54,19 +58,17 @@ impl Config {
     ///
     /// # Errors
     /// One sentence that names the variable and what is wrong with it, and holds no part of a password.
-    #[expect(clippy::disallowed_methods, reason = "this is the one reader")]
     pub fn from_env() -> Result<Self, ConfigError> {
-        let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let url = set("DATABASE_URL");
-        let mut config =
-            Self::from_url(url.as_deref().unwrap_or(DEFAULT_URL), set("PGSSLROOTCERT").as_deref())?;
-        if let (None, Some(user)) = (config.postgres.get_user(), set("PGUSER")) {
-            config.postgres.user(user);
+        let url = variable("DATABASE_URL")?;
+        let root_cert = variable("PGSSLROOTCERT")?;
+        let mut config = Self::from_url(url.as_deref().unwrap_or(DEFAULT_URL), root_cert.as_deref())?;
+        if let (None, Some(user)) = (config.options.get_user(), variable("PGUSER")?) {
+            config.options.user(user);
         }
-        if let (None, Some(password)) = (config.postgres.get_password(), set("PGPASSWORD")) {
-            config.postgres.password(password);
+        if let (None, Some(password)) = (config.options.get_password(), variable("PGPASSWORD")?) {
+            config.options.password(password);
         }
-        let service = match set("DATABASE_AUTH").as_deref() {
+        let service = match variable("DATABASE_AUTH")?.as_deref() {
             None | Some("password") => return Ok(config),
             Some("dsql") => Service::Dsql,
             Some("rds") => Service::Rds,
@@ -74,9 +76,9 @@ impl Config {
                 return Err(ConfigError("DATABASE_AUTH is unknown: use password, dsql or rds".to_owned()));
             }
         };
-        let region = set("AWS_REGION")
+        let region = variable("AWS_REGION")?
             .ok_or_else(|| ConfigError("AWS_REGION is not set, and an IAM token needs it".to_owned()))?;
-        config.signer = Some(signer(&config.postgres, service, region)?);
+        config.credential = Credential::Token(signer(&config.options, service, region)?);
         Ok(config)
     }
 
@@ -94,46 +96,62 @@ impl Config {
                 "holds more than one @: write those of the user name or password as %40",
             ));
         }
-        let (url, options) = TlsOptions::take_from(url)?;
-        let mut postgres: tokio_postgres::Config =
+        let (url, tls) = TlsOptions::take_from(url)?;
+        let mut options: tokio_postgres::Config =
             url.parse().map_err(|error| ConfigError::unreadable(&error))?;
-        if postgres.get_hosts().is_empty() && postgres.get_hostaddrs().is_empty() {
+        if options.get_hosts().is_empty() && options.get_hostaddrs().is_empty() {
             return Err(ConfigError::url("names no host"));
         }
 
-        postgres.tcp_user_timeout(TCP_USER_TIMEOUT);
-        let direct = postgres.get_ssl_negotiation() == SslNegotiation::Direct;
-        postgres.ssl_mode(if direct || options.required || !is_loopback(&postgres) {
+        options.tcp_user_timeout(TCP_USER_TIMEOUT);
+        let direct = options.get_ssl_negotiation() == SslNegotiation::Direct;
+        options.ssl_mode(if direct || tls.required || !is_loopback(&options) {
             SslMode::Require
         } else {
             SslMode::Disable
         });
-        if postgres.get_hosts().len() > 1 {
-            postgres.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        if options.get_hosts().len() > 1 {
+            options.target_session_attrs(TargetSessionAttrs::ReadWrite);
             // A host that is gone must leave time for the next one.
-            postgres.connect_timeout(CONNECT_TIMEOUT / 2);
+            options.connect_timeout(CONNECT_TIMEOUT / 2);
         }
-        let tls = connector(options.root_cert.as_deref().or(root_cert), direct)?;
-        Ok(Self { postgres, signer: None, tls })
+        let tls = connector(tls.root_cert.as_deref().or(root_cert), direct)?;
+        Ok(Self { options, credential: Credential::Password, tls })
     }
 
     /// What the next connect needs, with a credential made for it.
-    pub(crate) async fn postgres(&self) -> Result<Cow<'_, tokio_postgres::Config>, Failure> {
-        let Some(signer) = &self.signer else { return Ok(Cow::Borrowed(&self.postgres)) };
-        let mut postgres = self.postgres.clone();
-        postgres.password(signer.token().await?);
-        Ok(Cow::Owned(postgres))
+    pub(crate) async fn connect_options(&self) -> Result<Cow<'_, tokio_postgres::Config>, Failure> {
+        match &self.credential {
+            Credential::Password => Ok(Cow::Borrowed(&self.options)),
+            Credential::Token(signer) => {
+                let mut options = self.options.clone();
+                options.password(signer.token().await?);
+                Ok(Cow::Owned(options))
+            }
+        }
     }
 
     /// Who checks the IAM token, if there is one.
     pub(crate) fn service(&self) -> Option<Service> {
-        self.signer.as_ref().map(|signer| signer.service)
+        match &self.credential {
+            Credential::Password => None,
+            Credential::Token(signer) => Some(signer.service),
+        }
     }
 }
 
-/// What is wrong with the configuration, in one sentence without secrets.
-#[derive(Debug, Clone)]
-pub struct ConfigError(String);
+/// A variable's value; nothing where it is unset or empty.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the environment is where Lambda's users put the configuration"
+)]
+fn variable(name: &str) -> Result<Option<String>, ConfigError> {
+    match env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(ConfigError(format!("{name} is not UTF-8"))),
+    }
+}
 
 impl ConfigError {
     fn url(problem: &str) -> Self {
@@ -145,14 +163,6 @@ impl ConfigError {
         Self::url(&format!("can't be read: {}", cause.unwrap_or_else(|| error.to_string())))
     }
 }
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 /// The options of a URL that libpq knows and `tokio-postgres` doesn't, or not with all their values.
 #[derive(Default)]
@@ -236,7 +246,7 @@ mod tests {
     use super::*;
 
     fn ssl_mode(url: &str) -> SslMode {
-        Config::from_url(url, None).unwrap().postgres.get_ssl_mode()
+        Config::from_url(url, None).unwrap().options.get_ssl_mode()
     }
 
     fn sentence(url: &str) -> String {
@@ -285,8 +295,8 @@ mod tests {
     #[test]
     fn a_question_mark_in_the_password_starts_no_options() {
         let config = Config::from_url("postgres://u:p?sslmode=x@localhost/d?sslmode=require", None).unwrap();
-        assert_eq!(config.postgres.get_password(), Some(b"p?sslmode=x".as_slice()));
-        assert_eq!(config.postgres.get_ssl_mode(), SslMode::Require);
+        assert_eq!(config.options.get_password(), Some(b"p?sslmode=x".as_slice()));
+        assert_eq!(config.options.get_ssl_mode(), SslMode::Require);
     }
 
     #[test]

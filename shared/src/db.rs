@@ -1,4 +1,4 @@
-//! The one connection of an execution environment, and the one place that runs statements on it.
+//! The connection of an execution environment, and how an operation's statement is run on it.
 //!
 //! **The one rule: every operation may be repeated on a fresh connection.** Reads are idempotent by nature, PUT and
 //! DELETE by their id, POST by its key. So whatever happens to a statement, it is repeated within the budget, and the
@@ -9,23 +9,20 @@
 //! | can't connect: refused, TLS, 57P03, 53300, 53400, class 08 | – | twice more, else unavailable |
 //! | can't connect: no answer in time | – | unavailable: the budget of a connect is spent |
 //! | can't connect: nothing to make a credential of | – | internal |
-//! | connection lost, class 08, or no answer in time | dropped | once more on a fresh one, else unavailable |
+//! | connection lost, class 08, XX000, 40003, PANIC, or no answer in time | dropped | once more, else unavailable |
 //! | 57P01, 57P05 and other FATALs | dropped | once more, else unavailable |
 //! | 25006 read-only: a failover has happened | dropped | once more, the name resolved anew, else unavailable |
 //! | 28P01, 28000: a credential has expired | dropped | once more with a new one, else unavailable |
-//! | 40001, 40P01, OC000, OC001: a conflict | kept | twice more, else unavailable |
-//! | 23505 on the idempotency keys: a simultaneous twin | kept | twice more: now the twin's row is seen |
+//! | 40001, 40P01, OC000, OC001: a conflict | kept | again while a whole attempt fits the budget, else unavailable |
+//! | 23505 on the idempotency keys, or on no table by name: a simultaneous twin | kept | twice more, else internal |
 //! | 55P03, 57014: the server's own time limits | kept | unavailable |
 //! | 53xxx during a statement: overload | dropped | unavailable |
+//! | 22P05, 22021, 22001: text that the database's encoding does not have | kept | unencodable |
 //! | all else: a defect of program or schema | kept | internal |
 //!
-//! An attempt may have been applied if its statement was handed to the connection and then the connection was lost, a
-//! pooler reported class 08, or our own time was up. After any other answer of the server, it certainly was not.
-//!
-//! The time limits are nested: `lock_timeout` 1 s < `statement_timeout` 2 s (both set on the database role) <
-//! TCP_USER_TIMEOUT 2.5 s < statement 3 s; connect 2 s; all attempts together 8 s < Lambda's timeout 10 s.
-//!
-//! No limit looks at the age of a connection: an environment may be frozen for hours, and its clocks with it.
+//! An attempt may have been applied if its statement was handed to the connection and then the connection was lost, our
+//! own time was up, or the answer was class 08 (a pooler's), XX000, 40003 or a PANIC: the commit record may survive
+//! that. After any other answer of the server, it certainly was not.
 
 use std::{pin::Pin, time::Duration};
 
@@ -37,23 +34,18 @@ use tokio::{
 };
 use tokio_postgres::{
     Client, Row,
-    error::{Severity, SqlState},
+    error::{DbError, Severity, SqlState},
     types::{ToSql, Type},
 };
 
 use crate::{
-    config::{Config, ConfigError},
-    error::{Error, Failure},
+    config::Config,
+    error::{ConfigError, Error, Failure},
+    limits::{CONNECT_TIMEOUT, OPERATION_TIMEOUT, STATEMENT_TIMEOUT},
 };
 
-/// For all of a connect: credential, name resolution, TCP, TLS and authentication.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// For a statement, from handing it to the connection to its last row.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// For an operation with all its attempts.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(8);
+/// The longest pause before a conflict is tried again.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
 
 /// A handle to the database, made once per process. It connects when needed and keeps the connection.
 pub struct Database {
@@ -61,13 +53,16 @@ pub struct Database {
     session: Mutex<Option<Session>>,
 }
 
+/// A value and the type that it is sent as.
+pub(crate) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
 /// What a statement has answered.
 pub(crate) struct Reply {
     pub(crate) rows: Vec<Row>,
     /// How often the operation was tried.
     pub(crate) attempts: usize,
     /// Whether an earlier attempt may have been applied as well.
-    pub(crate) repeated: bool,
+    pub(crate) maybe_applied_before: bool,
 }
 
 impl Database {
@@ -85,7 +80,7 @@ impl Database {
     /// Connects ahead of the first operation. A failure is not reported: the first operation tries again.
     pub async fn warm_up(&self) {
         if let Ok(config) = &self.config {
-            *self.session.lock().await = Session::open(config, Instant::now() + OPERATION_TIMEOUT).await.ok();
+            *self.session.lock().await = Session::open(config, Instant::now() + CONNECT_TIMEOUT).await.ok();
         }
     }
 
@@ -93,27 +88,27 @@ impl Database {
     ///
     /// An attempt on a live connection is one round trip: Parse, Bind, Describe, Execute and Sync in one flight, and
     /// nothing that a transaction pooler would have to remember.
-    pub(crate) async fn query(
-        &self,
-        sql: &str,
-        params: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Reply, Error> {
+    pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Reply, Error> {
         let config = self.config.as_ref().map_err(Clone::clone)?;
         let deadline = Instant::now() + OPERATION_TIMEOUT;
         let mut seen: Vec<Reaction> = Vec::new();
-        let mut repeated = false;
+        let mut maybe_applied = false;
         loop {
-            let fault = match self.attempt(config, sql, params, deadline).await {
-                Ok(rows) => return Ok(Reply { rows, attempts: seen.len() + 1, repeated }),
-                Err(fault) => fault,
+            let failed = match self.attempt(config, sql, params, deadline).await {
+                Ok(rows) => {
+                    let attempts = seen.len() + 1;
+                    return Ok(Reply { rows, attempts, maybe_applied_before: maybe_applied });
+                }
+                Err(failed) => failed,
             };
-            repeated |= fault.failure.maybe_applied;
-            seen.push(fault.reaction);
-            let times = seen.iter().filter(|reaction| **reaction == fault.reaction).count();
-            let pause = fault.reaction.pause(times);
-            if times > fault.reaction.retries() || Instant::now() + pause >= deadline {
-                let failure = Failure { attempts: seen.len(), maybe_applied: repeated, ..fault.failure };
-                return Err(Fault { failure, ..fault }.into());
+            maybe_applied |= failed.failure.maybe_applied;
+            seen.push(failed.reaction);
+            let times = seen.iter().filter(|reaction| **reaction == failed.reaction).count();
+            let pause = failed.reaction.pause(times);
+            // A statement that is given less time than it may take could leave its outcome unknown.
+            if times > failed.reaction.retries() || Instant::now() + pause + STATEMENT_TIMEOUT > deadline {
+                let failure = Failure { attempts: seen.len(), maybe_applied, ..failed.failure };
+                return Err(FailedAttempt { failure, ..failed }.into());
             }
             sleep(pause).await;
         }
@@ -123,9 +118,9 @@ impl Database {
         &self,
         config: &Config,
         sql: &str,
-        params: &[(&(dyn ToSql + Sync), Type)],
+        params: &[Param<'_>],
         deadline: Instant,
-    ) -> Result<Vec<Row>, Fault> {
+    ) -> Result<Vec<Row>, FailedAttempt> {
         let mut slot = self.session.lock().await;
         // One that was closed while the environment was frozen is found here, without a round trip: what wakes us with a
         // request has shown the closed socket to the connection's task as well.
@@ -134,15 +129,15 @@ impl Database {
             None => Session::open(config, deadline).await?,
         };
         let session = slot.insert(session);
-        let fault = match session.query(sql, params, deadline).await {
+        let failed = match session.query(sql, params, deadline).await {
             Some(Ok(rows)) => return Ok(rows),
-            Some(Err(error)) => Fault::of_statement(&error),
-            None => Fault::unanswered_statement(),
+            Some(Err(error)) => FailedAttempt::of_statement(&error),
+            None => FailedAttempt::unanswered_statement(),
         };
-        if fault.reaction.drops_connection() {
+        if failed.reaction.drops_connection() {
             *slot = None;
         }
-        Err(fault)
+        Err(failed)
     }
 }
 
@@ -157,15 +152,15 @@ pub(crate) struct Session {
 
 impl Session {
     /// Connects, in [`CONNECT_TIMEOUT`] and before `deadline`.
-    pub(crate) async fn open(config: &Config, deadline: Instant) -> Result<Self, Fault> {
+    pub(crate) async fn open(config: &Config, deadline: Instant) -> Result<Self, FailedAttempt> {
         let time = deadline.min(Instant::now() + CONNECT_TIMEOUT);
-        let postgres = config.postgres().await.map_err(Fault::no_credential)?;
-        let (client, connection) = timeout_at(time, postgres.connect(config.tls.clone()))
+        let options = config.connect_options().await.map_err(FailedAttempt::no_credential)?;
+        let (client, connection) = timeout_at(time, options.connect(config.tls.clone()))
             .await
-            .map_err(|_| Fault::unanswered_connect())?
-            .map_err(|error| Fault::of_connect(&error))?;
+            .map_err(|_| FailedAttempt::unanswered_connect())?
+            .map_err(|error| FailedAttempt::of_connect(&error))?;
         let task = tokio::spawn(async move {
-            // How a connection ends is told to whoever waits for a statement on it.
+            // Whoever waits for a statement on the connection learns how it ends.
             let _ = connection.await;
         });
         Ok(Self { client, task, timer: Box::pin(sleep_until(deadline)) })
@@ -175,7 +170,7 @@ impl Session {
     async fn query(
         &mut self,
         sql: &str,
-        params: &[(&(dyn ToSql + Sync), Type)],
+        params: &[Param<'_>],
         deadline: Instant,
     ) -> Option<Result<Vec<Row>, tokio_postgres::Error>> {
         self.timer.as_mut().reset(deadline.min(Instant::now() + STATEMENT_TIMEOUT));
@@ -193,27 +188,32 @@ impl Drop for Session {
     }
 }
 
-/// A failed attempt.
-pub(crate) struct Fault {
+/// Why an attempt failed, and what is to be done about it.
+pub(crate) struct FailedAttempt {
     failure: Failure,
     reaction: Reaction,
 }
 
-impl From<Fault> for Error {
-    fn from(fault: Fault) -> Self {
-        match fault.reaction {
-            Reaction::Defect => Self::Internal(fault.failure),
-            _ => Self::Unavailable(fault.failure),
+impl From<FailedAttempt> for Error {
+    fn from(failed: FailedAttempt) -> Self {
+        match failed.reaction {
+            Reaction::Twin | Reaction::Defect => Self::Internal(failed.failure),
+            Reaction::Unencodable => Self::Unencodable,
+            Reaction::Reconnect
+            | Reaction::Refresh
+            | Reaction::Conflict
+            | Reaction::TimeLimit
+            | Reaction::Overload => Self::Unavailable(failed.failure),
         }
     }
 }
 
-impl Fault {
+impl FailedAttempt {
     fn of_connect(error: &tokio_postgres::Error) -> Self {
         let reaction = match error.code().map(SqlState::code) {
             None | Some("57P03" | "53300" | "53400") => Reaction::Reconnect,
             Some(code) if code.starts_with("08") => Reaction::Reconnect,
-            Some(_) => Reaction::to_error(error),
+            Some(_) => Reaction::of(error),
         };
         Self { failure: Failure::of_connect(error), reaction }
     }
@@ -227,15 +227,43 @@ impl Fault {
     }
 
     fn of_statement(error: &tokio_postgres::Error) -> Self {
-        let maybe_applied = error.code().is_none_or(|code| code.code().starts_with("08"));
+        let maybe_applied = error.as_db_error().is_none_or(leaves_outcome_unknown);
         let failure = Failure { maybe_applied, ..Failure::of_statement(error) };
-        Self { failure, reaction: Reaction::to_error(error) }
+        Self { failure, reaction: Reaction::of(error) }
     }
 
     fn unanswered_statement() -> Self {
         let failure = Failure { maybe_applied: true, ..Failure::new("statement failed: no answer in time") };
         Self { failure, reaction: Reaction::Refresh }
     }
+}
+
+/// Whether a statement may have been applied although this was its answer.
+fn leaves_outcome_unknown(db: &DbError) -> bool {
+    let code = db.code().code();
+    !is_conflict(db)
+        && (code.starts_with("08")
+            || matches!(code, "40003" | "XX000")
+            || severity(db) == Some(Severity::Panic))
+}
+
+/// Another transaction was in the way, and this one was rolled back. Aurora DSQL puts its own codes, OC000 and OC001, into
+/// the message.
+fn is_conflict(db: &DbError) -> bool {
+    let code = db.code().code();
+    let dsql = |text: &str| text.contains("OC000") || text.contains("OC001");
+    // In other classes a message may quote what a client sent.
+    let says_so = matches!(&code[..2], "40" | "XX" | "OC") && dsql(db.message());
+    matches!(code, "40001" | "40P01" | "OC000" | "OC001") || says_so
+}
+
+/// The severity, from the field that is never translated, or where a pooler leaves that out, from the other one.
+fn severity(db: &DbError) -> Option<Severity> {
+    db.parsed_severity().or_else(|| match db.severity() {
+        "PANIC" => Some(Severity::Panic),
+        "FATAL" => Some(Severity::Fatal),
+        _ => None,
+    })
 }
 
 /// A row of the [table](self), or several that are alike.
@@ -245,29 +273,36 @@ enum Reaction {
     Reconnect,
     /// This connection is of no use any more: take a fresh one.
     Refresh,
-    /// Somebody else was in the way: the same again.
-    Repeat,
-    /// The server has had enough of this statement.
-    Busy,
-    /// The server has had enough.
+    /// Another transaction was in the way: the same again.
+    Conflict,
+    /// A request with the same key at the same moment: the next attempt sees its row.
+    Twin,
+    /// The server hit its own time limit.
+    TimeLimit,
+    /// The server has no room for another statement or connection.
     Overload,
+    /// The client's text, not the statement, is at fault.
+    Unencodable,
     /// Nothing that a repetition could change.
     Defect,
 }
 
 impl Reaction {
-    fn to_error(error: &tokio_postgres::Error) -> Self {
+    fn of(error: &tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else { return Self::Refresh };
         let code = db.code().code();
         match (&code[..2], code) {
-            (_, "40001" | "40P01" | "OC000" | "OC001") => Self::Repeat,
-            (_, "23505") if db.table() == Some("idempotency_keys") => Self::Repeat,
-            (_, "55P03" | "57014") => Self::Busy,
+            _ if severity(db) == Some(Severity::Panic) => Self::Refresh,
+            _ if is_conflict(db) => Self::Conflict,
+            // Aurora DSQL may name no table.
+            (_, "23505") if db.table().is_none_or(|table| table == "idempotency_keys") => Self::Twin,
+            (_, "55P03" | "57014") => Self::TimeLimit,
+            (_, "22P05" | "22021" | "22001") => Self::Unencodable,
             ("53", _) => Self::Overload,
-            ("08", _) | (_, "25006" | "28P01" | "28000") => Self::Refresh,
+            ("08", _) | (_, "25006" | "28P01" | "28000" | "40003" | "XX000") => Self::Refresh,
             // Fatal, but only because they come while connecting: no such database, no permission for it.
             ("3D" | "42", _) => Self::Defect,
-            _ if matches!(db.parsed_severity(), Some(Severity::Fatal | Severity::Panic)) => Self::Refresh,
+            _ if severity(db) == Some(Severity::Fatal) => Self::Refresh,
             _ => Self::Defect,
         }
     }
@@ -278,19 +313,24 @@ impl Reaction {
 
     fn retries(self) -> usize {
         match self {
-            Self::Reconnect | Self::Repeat => 2,
+            Self::Conflict => usize::MAX,
+            Self::Reconnect | Self::Twin => 2,
             Self::Refresh => 1,
-            Self::Busy | Self::Overload | Self::Defect => 0,
+            Self::TimeLimit | Self::Overload | Self::Unencodable | Self::Defect => 0,
         }
     }
 
-    /// Before the attempt after the n-th fault of this kind; random, so that those who collided don't do so again.
+    /// Before the attempt after the n-th failure of this kind; random, so that those who collided don't do so again.
     fn pause(self, n: usize) -> Duration {
-        let milliseconds = match self {
-            Self::Reconnect => 50..150,
-            Self::Repeat => 5..25,
-            _ => return Duration::ZERO,
-        };
-        Duration::from_millis(rand::random_range(milliseconds) << (n - 1))
+        let milliseconds = |range| Duration::from_millis(rand::random_range(range));
+        match self {
+            Self::Reconnect => milliseconds(50..150) * if n == 1 { 1 } else { 2 },
+            Self::Twin => milliseconds(5..25),
+            // Exponentially longer, with full jitter.
+            Self::Conflict => {
+                rand::random_range(Duration::ZERO..=MAX_PAUSE.min(Duration::from_millis(10 << n.min(6))))
+            }
+            _ => Duration::ZERO,
+        }
     }
 }

@@ -2,24 +2,26 @@
 
 use std::{error, fmt, iter};
 
-use crate::config::ConfigError;
-
 /// Why an operation was refused or failed.
 ///
 /// One type for all operations, so that one exhaustive `match` decides what a client is told. The variants
-/// say what the caller can do: ask for something else, ask again, or call the operator.
+/// say what the caller can do: ask for something else, ask again, look, or call the operator.
 #[derive(Debug)]
 pub enum Error {
     /// No user has this id.
     UserNotFound,
-    /// The user exists, but none of the expected entity tags is its own.
-    Changed,
-    /// The idempotency key was used for another user or by another caller.
+    /// The user exists, but a precondition does not hold. Nothing was changed.
+    PreconditionFailed,
+    /// This caller has used the idempotency key for another request.
     KeyReused,
+    /// The database's encoding has no such text.
+    Unencodable,
     /// The database can't be reached or is overloaded. Nothing was applied, or repeating it is safe.
     Unavailable(Failure),
-    /// As [`Error::Unavailable`], but something may have been applied, and repeating it could apply it twice.
-    OutcomeUnknown(Failure),
+    /// As [`Error::Unavailable`], but a user may have been created, and repeating it could create another one.
+    CreationUnknown(Failure),
+    /// As [`Error::Unavailable`], but a conditional change may have been made, and its repetition would be refused.
+    ChangeUnknown(Failure),
     /// A defect of the program or the schema.
     Internal(Failure),
     /// The environment is wrong; nothing works until somebody corrects it.
@@ -27,13 +29,23 @@ pub enum Error {
 }
 
 impl Error {
+    /// A statement that always answers a row has answered none.
+    pub(crate) fn no_row(statement: &str) -> Self {
+        Self::Internal(Failure::new(format!("{statement} has answered no row")))
+    }
+
     /// What failed, if it was the database.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Unavailable(failure) | Self::OutcomeUnknown(failure) | Self::Internal(failure) => {
-                Some(failure)
-            }
-            Self::UserNotFound | Self::Changed | Self::KeyReused | Self::Config(_) => None,
+            Self::Unavailable(failure)
+            | Self::CreationUnknown(failure)
+            | Self::ChangeUnknown(failure)
+            | Self::Internal(failure) => Some(failure),
+            Self::UserNotFound
+            | Self::PreconditionFailed
+            | Self::KeyReused
+            | Self::Unencodable
+            | Self::Config(_) => None,
         }
     }
 }
@@ -42,11 +54,13 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UserNotFound => f.write_str("user not found"),
-            Self::Changed => f.write_str("user has changed"),
+            Self::PreconditionFailed => f.write_str("precondition failed"),
             Self::KeyReused => f.write_str("idempotency key was used for something else"),
-            Self::Unavailable(failure) | Self::OutcomeUnknown(failure) | Self::Internal(failure) => {
-                failure.fmt(f)
-            }
+            Self::Unencodable => f.write_str("text that the database's encoding does not have"),
+            Self::Unavailable(failure)
+            | Self::CreationUnknown(failure)
+            | Self::ChangeUnknown(failure)
+            | Self::Internal(failure) => failure.fmt(f),
             Self::Config(error) => error.fmt(f),
         }
     }
@@ -61,17 +75,23 @@ impl From<tokio_postgres::Error> for Error {
     }
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        Self::Internal(failure)
-    }
-}
-
 impl From<ConfigError> for Error {
     fn from(error: ConfigError) -> Self {
         Self::Config(error)
     }
 }
+
+/// What is wrong with the configuration, in one sentence without secrets.
+#[derive(Debug, Clone)]
+pub struct ConfigError(pub(crate) String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl error::Error for ConfigError {}
 
 /// A failed statement or connection: what an operator needs to know, and nothing that a user has stored.
 #[derive(Debug)]
@@ -91,28 +111,24 @@ impl Failure {
         Self { reason: reason.into(), sqlstate: None, attempts: 1, maybe_applied: false }
     }
 
-    /// A statement failed. The server's message is left out: it may quote values.
+    /// A statement failed, for the reason that the server gives where its words can't hold values.
     pub(crate) fn of_statement(error: &tokio_postgres::Error) -> Self {
         let reason = match error.as_db_error() {
             Some(db) => {
+                let words = server_words(db).map(|words| format!(": {words}")).unwrap_or_default();
                 let place = [("table", db.table()), ("column", db.column()), ("constraint", db.constraint())]
                     .into_iter()
                     .filter_map(|(kind, name)| Some(format!(", {kind} {}", name?)));
-                format!("statement failed: {}{}", db.severity(), place.collect::<String>())
+                format!("statement failed: {}{words}{}", db.severity(), place.collect::<String>())
             }
             None => format!("statement failed: {}", chain(error)),
         };
-        Self { reason, sqlstate: sqlstate(error), attempts: 1, maybe_applied: false }
+        Self { sqlstate: sqlstate(error), ..Self::new(reason) }
     }
 
     /// A connection could not be made. No statement was sent, so the server's message quotes no values.
     pub(crate) fn of_connect(error: &tokio_postgres::Error) -> Self {
-        Self {
-            reason: format!("can't connect: {}", chain(error)),
-            sqlstate: sqlstate(error),
-            attempts: 1,
-            maybe_applied: false,
-        }
+        Self { sqlstate: sqlstate(error), ..Self::new(format!("can't connect: {}", chain(error))) }
     }
 }
 
@@ -120,6 +136,14 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.reason)
     }
+}
+
+/// The server's message, unless it may quote what a table holds: data exceptions and violated constraints do (classes
+/// 22, 23 and 44), and so may whatever a trigger raises, under any code.
+fn server_words(db: &tokio_postgres::error::DbError) -> Option<&str> {
+    let quotes_values = ["22", "23", "44", "P0"].contains(&&db.code().code()[..2]);
+    let raised = db.routine() == Some("exec_stmt_raise");
+    (!quotes_values && !raised).then(|| db.message())
 }
 
 fn sqlstate(error: &tokio_postgres::Error) -> Option<String> {

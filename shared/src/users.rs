@@ -5,12 +5,13 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio_postgres::{
     Row,
-    types::{FromSql, ToSql, Type},
+    types::{FromSql, Type},
 };
 
 use crate::{
-    db::{Database, Reply},
+    db::{Database, Param, Reply},
     error::{Error, Failure},
+    idempotency::IdempotencyKey,
 };
 
 /// A row of `users`. Other programs may have stored NULL in `name` or `age`; here that is `None`. A name is text of its
@@ -26,29 +27,114 @@ pub struct User<Text = String> {
 }
 
 impl User {
-    /// The entity tag, without quotes: SHA-256 over what age and name hold, so that changes by other programs count and no
-    /// column is needed. Conditional statements make the same of a row.
-    pub fn tag(&self) -> String {
+    /// The entity tag: SHA-256 over what age and name hold, so that changes by other programs count and no column is
+    /// needed. Conditional statements make the same of a row.
+    pub fn tag(&self) -> EntityTag {
         let age = self.age.map(|age| age.to_string()).unwrap_or_default();
         let name = self.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
-        BASE64_STANDARD.encode(Sha256::digest(age + &name))
+        EntityTag(BASE64_STANDARD.encode(Sha256::digest(age + &name)))
+    }
+}
+
+/// A strong entity tag of a user's content (RFC 9110, section 8.8.3), without the quotes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntityTag(String);
+
+impl EntityTag {
+    /// `None` if this can't be the tag of a user: 32 bytes in base64 are 44 characters.
+    pub fn new(opaque: String) -> Option<Self> {
+        let base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+        (opaque.len() == 44 && opaque.bytes().all(base64)).then_some(Self(opaque))
+    }
+
+    /// The characters between the quotes.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The entity tags of a precondition, as far as they can be those of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntityTags {
+    /// `*`: any tag at all.
+    Any,
+    /// One of these, perhaps none.
+    OneOf(Vec<EntityTag>),
+}
+
+impl EntityTags {
+    fn include(&self, tag: impl FnOnce() -> EntityTag) -> bool {
+        match self {
+            Self::Any => true,
+            Self::OneOf(tags) => !tags.is_empty() && tags.contains(&tag()),
+        }
+    }
+
+    fn texts(&self) -> Option<Vec<&str>> {
+        match self {
+            Self::Any => None,
+            Self::OneOf(tags) => Some(tags.iter().map(EntityTag::as_str).collect()),
+        }
+    }
+}
+
+/// The two preconditions of RFC 9110 that compare entity tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precondition {
+    /// None of these tags is the user's.
+    IfMatch,
+    /// One of these tags is the user's.
+    IfNoneMatch,
+}
+
+/// What a client demands of the user's entity tag before anything happens (RFC 9110, section 13.1).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preconditions {
+    /// The tags of which the user must have one.
+    pub if_match: Option<EntityTags>,
+    /// The tags of which the user must have none.
+    pub if_none_match: Option<EntityTags>,
+}
+
+impl Preconditions {
+    /// What a user's content fails, if anything. Nobody asks, as a rule, so no tag is made before.
+    pub fn failed_by(&self, user: &User) -> Option<Precondition> {
+        if self.if_match.as_ref().is_some_and(|tags| !tags.include(|| user.tag())) {
+            return Some(Precondition::IfMatch);
+        }
+        let known = self.if_none_match.as_ref().is_some_and(|tags| tags.include(|| user.tag()));
+        known.then_some(Precondition::IfNoneMatch)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.if_match.is_none() && self.if_none_match.is_none()
+    }
+
+    /// The parameters of a conditional statement: the tags of which a row must have one, and of which it must have none.
+    fn params(&self) -> (Option<Vec<&str>>, Option<Vec<&str>>) {
+        let expected = self.if_match.as_ref().and_then(EntityTags::texts);
+        match &self.if_none_match {
+            // No row is without a tag.
+            Some(EntityTags::Any) => (Some(Vec::new()), None),
+            other => (expected, other.as_ref().and_then(EntityTags::texts)),
+        }
     }
 }
 
 /// What a client may store: values that are known to be valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewUser {
+pub struct UserContent {
     /// The name.
     pub name: Name,
     /// The age.
     pub age: Age,
 }
 
-impl NewUser {
-    /// SHA-256 over what a repeated request must have in common with the first.
-    fn fingerprint(&self, caller: &str) -> Vec<u8> {
+impl UserContent {
+    /// SHA-256 over what a repeated request must have in common with the first: the kind of row and its values.
+    fn fingerprint(&self) -> Vec<u8> {
         // A name holds no control characters, so 0 separates.
-        Sha256::digest(format!("{}\0{}\0{caller}", self.name.0, self.age.0)).to_vec()
+        Sha256::digest(format!("user\0{}\0{}", self.name.0, self.age.0)).to_vec()
     }
 }
 
@@ -82,45 +168,11 @@ impl Age {
     }
 }
 
-/// By what a repeated request for a new user is recognised.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Key {
-    /// The client has chosen `key`; `caller` says who the client is, and is empty where anybody may call.
-    Client {
-        /// Unique among this caller's requests.
-        key: String,
-        /// The caller's identity.
-        caller: String,
-    },
-    /// The id of the invocation, which no client knows: only repetitions of our own are recognised.
-    Invocation(String),
-}
-
-impl Key {
-    /// The key as it is stored. The prefix keeps the two kinds apart.
-    fn stored(&self) -> String {
-        match self {
-            Self::Client { key, .. } => format!("client {key}"),
-            Self::Invocation(id) => format!("invocation {id}"),
-        }
-    }
-
-    fn caller(&self) -> &str {
-        match self {
-            Self::Client { caller, .. } => caller,
-            Self::Invocation(_) => "",
-        }
-    }
-}
-
-/// The entity tags that a user may have for an operation to take place; any with `None`.
-pub type Expected = Option<Vec<String>>;
-
 /// The rows of a page.
 #[derive(Debug)]
 pub struct Rows {
     rows: Vec<Row>,
-    limit: usize,
+    size: usize,
 }
 
 impl Rows {
@@ -129,9 +181,28 @@ impl Rows {
     /// # Errors
     /// [`Error::Internal`], if the columns are not what they should be.
     pub fn page(&self) -> Result<Page<'_>, Error> {
-        let users = self.rows.iter().take(self.limit).map(user).collect::<Result<Vec<_>, _>>()?;
-        let next_after = users.last().filter(|_| self.rows.len() > self.limit).map(|last| last.id);
+        let users = self.rows.iter().take(self.size).map(user).collect::<Result<Vec<_>, _>>()?;
+        let next_after = users.last().filter(|_| self.rows.len() > self.size).map(|last| last.id);
         Ok(Page { users, next_after })
+    }
+}
+
+/// How many users a page has at most: 1 to 1,000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageSize(u16);
+
+impl PageSize {
+    /// The largest page, and the one a client gets that doesn't ask.
+    pub const MAX: Self = Self(1000);
+
+    /// `None` if there is no such page.
+    pub fn new(users: i64) -> Option<Self> {
+        u16::try_from(users).ok().filter(|users| (1..=Self::MAX.0).contains(users)).map(Self)
+    }
+
+    /// The number of users.
+    pub fn get(self) -> u16 {
+        self.0
     }
 }
 
@@ -149,15 +220,15 @@ pub struct Page<'a> {
 pub const LIST: &str = "\
     SELECT id::bigint, name, age FROM users WHERE users.id > $1 ORDER BY users.id LIMIT $2";
 
-/// Up to `limit` (at least 1) users whose id is greater than `after`; all from the start without `after`.
+/// The users whose ids are greater than `after`, up to a page of this size; all from the start without `after`.
 ///
 /// # Errors
 /// [`Error::Unavailable`] or [`Error::Internal`].
-pub async fn list(db: &Database, after: Option<i64>, limit: u16) -> Result<Rows, Error> {
+pub async fn list(db: &Database, after: Option<i64>, size: PageSize) -> Result<Rows, Error> {
     let after = after.unwrap_or(i64::MIN);
     // One row more than asked for tells whether a next page exists.
-    let reply = db.query(LIST, &[(&after, Type::INT8), (&(i64::from(limit) + 1), Type::INT8)]).await?;
-    Ok(Rows { rows: reply.rows, limit: limit.into() })
+    let reply = db.query(LIST, &[(&after, Type::INT8), (&(i64::from(size.0) + 1), Type::INT8)]).await?;
+    Ok(Rows { rows: reply.rows, size: size.0.into() })
 }
 
 const GET: &str = "SELECT id::bigint, name, age FROM users WHERE id = $1";
@@ -174,125 +245,140 @@ pub async fn get(db: &Database, id: i64) -> Result<User, Error> {
 /// One statement does it all: it looks for the key, stores user and key if there is none, and tells the user's id and
 /// whether the key's fingerprint is this one. Of two at the same moment one gets 23505, runs again and sees the other.
 const CREATE: &str = "\
-    WITH seen AS (SELECT user_id, fingerprint FROM idempotency_keys WHERE key = $1), \
+    WITH seen AS (SELECT created_id, fingerprint FROM idempotency_keys WHERE key = $1), \
     made AS (INSERT INTO users (name, age) SELECT $3, $4 WHERE NOT EXISTS (SELECT FROM seen) RETURNING id), \
-    kept AS (INSERT INTO idempotency_keys (key, fingerprint, user_id) SELECT $1, $2, id FROM made) \
+    kept AS (INSERT INTO idempotency_keys (key, fingerprint, created_id) SELECT $1, $2, id FROM made) \
     SELECT id::bigint, $3, $4, true FROM made UNION ALL \
-    SELECT user_id, $3, $4, fingerprint = $2 FROM seen";
+    SELECT created_id, $3, $4, fingerprint = $2 FROM seen";
 
 /// Stores a new user, once per `key`: repeated, it answers the user as it was created, even if it was changed or
 /// deleted since.
 ///
 /// # Errors
-/// [`Error::KeyReused`], [`Error::Unavailable`], [`Error::OutcomeUnknown`] or [`Error::Internal`].
-pub async fn create(db: &Database, new: &NewUser, key: &Key) -> Result<User, Error> {
+/// [`Error::KeyReused`], [`Error::Unencodable`], [`Error::Unavailable`], [`Error::CreationUnknown`] or
+/// [`Error::Internal`].
+pub async fn create(db: &Database, new: &UserContent, key: &IdempotencyKey) -> Result<User, Error> {
     let params: [Param; 4] = [
         (&key.stored(), Type::TEXT),
-        (&new.fingerprint(key.caller()), Type::BYTEA),
+        (&new.fingerprint(), Type::BYTEA),
         (&new.name.0, Type::VARCHAR),
         (&new.age.0, Type::INT4),
     ];
     let reply = db.query(CREATE, &params).await.map_err(|error| match (error, key) {
-        (Error::Unavailable(failure), Key::Invocation(_)) if failure.maybe_applied => {
-            Error::OutcomeUnknown(failure)
+        (Error::Unavailable(failure), IdempotencyKey::Invocation(_)) if failure.maybe_applied => {
+            Error::CreationUnknown(failure)
         }
         (error, _) => error,
     })?;
-    let row = reply.rows.first().ok_or_else(|| Failure::new("INSERT has answered no row"))?;
+    let row = reply.rows.first().ok_or_else(|| Error::no_row("INSERT"))?;
     if row.try_get(3)? { user(row) } else { Err(Error::KeyReused) }
 }
 
-/// The user `$1`, if its entity tag, made as in [`User::tag`], is among `$2`. The space tells an empty name from none, and
-/// a database may keep text in another encoding than UTF-8.
-macro_rules! expected {
+const UPDATE: &str = "UPDATE users SET name = $2, age = $3 WHERE id = $1 RETURNING id::bigint, name, age";
+
+/// The user `$1`, if its entity tag, made as in [`User::tag`], is among `$2` and not among `$3`. The space tells an empty
+/// name from none, and a database may keep text in another encoding than UTF-8. Functions are qualified and operands
+/// cast, so that no function or operator which somebody else has made can take their place.
+macro_rules! conditions {
     () => {
-        "id = $1 AND ($2::text[] IS NULL OR \
-            encode(sha256(convert_to(concat(age, ' ' || name), 'UTF8')), 'base64') = ANY($2))"
+        "id = $1 AND ($2::text[] IS NULL OR pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(\
+            pg_catalog.concat(age, ' '::text || name::text), 'UTF8'::name)), 'base64'::text) = ANY($2::text[])) \
+        AND ($3::text[] IS NULL OR pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(\
+            pg_catalog.concat(age, ' '::text || name::text), 'UTF8'::name)), 'base64'::text) <> ALL($3::text[]))"
     };
 }
 
-const UPDATE: &str = concat!(
+const UPDATE_IF: &str = concat!(
     "WITH old AS (SELECT id FROM users WHERE id = $1), \
-    new AS (UPDATE users SET name = $3, age = $4 WHERE ",
-    expected!(),
+    new AS (UPDATE users SET name = $4, age = $5 WHERE ",
+    conditions!(),
     " RETURNING id, name, age) \
     SELECT new.id::bigint, new.name, new.age FROM old LEFT JOIN new ON true"
 );
 
-/// Replaces name and age of the user with this id, if its entity tag is among `expected`.
+/// Replaces name and age of the user with this id, if the preconditions hold.
+///
+/// Without preconditions the last write wins: what somebody else writes between two attempts is overwritten.
 ///
 /// # Errors
-/// [`Error::UserNotFound`], [`Error::Changed`], [`Error::Unavailable`] or [`Error::Internal`].
-pub async fn update(db: &Database, id: i64, new: &NewUser, expected: &Expected) -> Result<User, Error> {
-    let params: [Param; 4] = [
-        (&id, Type::INT8),
-        (expected, Type::TEXT_ARRAY),
-        (&new.name.0, Type::VARCHAR),
-        (&new.age.0, Type::INT4),
-    ];
-    let reply = db.query(UPDATE, &params).await?;
-    user(changed(&reply, expected)?)
+/// [`Error::UserNotFound`], [`Error::PreconditionFailed`], [`Error::Unencodable`], [`Error::Unavailable`],
+/// [`Error::ChangeUnknown`] or [`Error::Internal`].
+pub async fn update(
+    db: &Database,
+    id: i64,
+    content: &UserContent,
+    preconditions: &Preconditions,
+) -> Result<User, Error> {
+    let id: Param = (&id, Type::INT8);
+    let [name, age]: [Param; 2] = [(&content.name.0, Type::VARCHAR), (&content.age.0, Type::INT4)];
+    if preconditions.is_empty() {
+        let reply = db.query(UPDATE, &[id, name, age]).await?;
+        return user(reply.rows.first().ok_or(Error::UserNotFound)?);
+    }
+    let (expected, excluded) = preconditions.params();
+    let tags: [Param; 2] = [(&expected, Type::TEXT_ARRAY), (&excluded, Type::TEXT_ARRAY)];
+    let [expected, excluded] = tags;
+    let reply = db.query(UPDATE_IF, &[id, expected, excluded, name, age]).await;
+    user(conditionally_changed(&reply.map_err(unrepeatable)?)?)
 }
 
-const DELETE: &str = concat!(
+const DELETE: &str = "DELETE FROM users WHERE id = $1 RETURNING id::bigint";
+
+const DELETE_IF: &str = concat!(
     "WITH old AS (SELECT id FROM users WHERE id = $1), \
     gone AS (DELETE FROM users WHERE ",
-    expected!(),
+    conditions!(),
     " RETURNING id) \
     SELECT gone.id::bigint FROM old LEFT JOIN gone ON true"
 );
 
-/// Removes the user with this id, if its entity tag is among `expected`.
+/// Removes the user with this id, if the preconditions hold.
 ///
 /// # Errors
-/// [`Error::UserNotFound`], [`Error::Changed`], [`Error::Unavailable`] or [`Error::Internal`].
-pub async fn delete(db: &Database, id: i64, expected: &Expected) -> Result<(), Error> {
-    let reply = db.query(DELETE, &[(&id, Type::INT8), (expected, Type::TEXT_ARRAY)]).await?;
-    match changed(&reply, expected) {
-        // An earlier attempt of our own has removed it.
-        Err(Error::UserNotFound) if reply.repeated => Ok(()),
-        result => result.map(|_| ()),
+/// [`Error::UserNotFound`], [`Error::PreconditionFailed`], [`Error::Unavailable`], [`Error::ChangeUnknown`] or
+/// [`Error::Internal`].
+pub async fn delete(db: &Database, id: i64, preconditions: &Preconditions) -> Result<(), Error> {
+    let id: Param = (&id, Type::INT8);
+    if preconditions.is_empty() {
+        let reply = db.query(DELETE, &[id]).await?;
+        // An earlier attempt of our own may have removed it; the user is gone, as was asked for.
+        let gone = !reply.rows.is_empty() || reply.maybe_applied_before;
+        return if gone { Ok(()) } else { Err(Error::UserNotFound) };
+    }
+    let (expected, excluded) = preconditions.params();
+    let params = [id, (&expected as _, Type::TEXT_ARRAY), (&excluded as _, Type::TEXT_ARRAY)];
+    let reply = db.query(DELETE_IF, &params).await.map_err(unrepeatable)?;
+    conditionally_changed(&reply).map(|_| ())
+}
+
+/// A conditional change that may have been made is not to be repeated: the repetition would be refused, and a client that
+/// reads and tries again would count twice.
+fn unrepeatable(error: Error) -> Error {
+    match error {
+        Error::Unavailable(failure) if failure.maybe_applied => Error::ChangeUnknown(failure),
+        error => error,
     }
 }
 
 /// The row that a conditional statement has changed.
-fn changed<'a>(reply: &'a Reply, expected: &Expected) -> Result<&'a Row, Error> {
+fn conditionally_changed(reply: &Reply) -> Result<&Row, Error> {
     let refusal = match reply.rows.first() {
         Some(row) if row.try_get::<_, Option<i64>>(0)?.is_some() => return Ok(row),
-        Some(_) if expected.is_some() => Error::Changed,
-        _ => Error::UserNotFound,
+        Some(_) => Error::PreconditionFailed,
+        None => Error::UserNotFound,
     };
     // What refuses this attempt may be what an earlier one has done. To say that it succeeded because the content is
     // as asked for would let two clients believe that they both won.
-    if reply.repeated && expected.is_some() {
+    if reply.maybe_applied_before {
         let failure = Failure::new("a repeated conditional statement was refused: the outcome is unknown");
-        return Err(Error::Unavailable(Failure { maybe_applied: true, attempts: reply.attempts, ..failure }));
+        return Err(Error::ChangeUnknown(Failure {
+            maybe_applied: true,
+            attempts: reply.attempts,
+            ..failure
+        }));
     }
     Err(refusal)
 }
-
-/// Deletes the idempotency keys that are older than 24 hours, and returns how many. Every statement looks at 1,000 keys
-/// at most, in the order of the primary key, so that none is long and none is looked at twice.
-///
-/// # Errors
-/// [`Error::Unavailable`] or [`Error::Internal`].
-pub async fn delete_old_keys(db: &Database) -> Result<i64, Error> {
-    const SQL: &str = "\
-        WITH page AS (SELECT key, created_at FROM idempotency_keys WHERE key > $1 ORDER BY key LIMIT 1000), \
-        gone AS (DELETE FROM idempotency_keys WHERE key IN \
-            (SELECT key FROM page WHERE created_at < now() - interval '24 hours') RETURNING key) \
-        SELECT (SELECT max(key) FROM page), (SELECT count(*) FROM gone)";
-    let (mut last, mut deleted) = (Some(String::new()), 0);
-    while let Some(key) = last {
-        let reply = db.query(SQL, &[(&key, Type::TEXT)]).await?;
-        let row = reply.rows.first().ok_or_else(|| Failure::new("SELECT has answered no row"))?;
-        last = row.try_get(0)?;
-        deleted += row.try_get::<_, i64>(1)?;
-    }
-    Ok(deleted)
-}
-
-type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 fn user<'a, Text: FromSql<'a>>(row: &'a Row) -> Result<User<Text>, Error> {
     Ok(User { id: row.try_get(0)?, name: row.try_get(1)?, age: row.try_get(2)? })

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
-use shared::migrate::Duty;
+use shared::roles::Access;
 use testkit::{Database, Event, IamGate, Service, role};
 
 use crate::{
@@ -27,18 +27,19 @@ pub(crate) fn run(file: &Path, record: bool) -> bool {
     let recorded = fs::read_to_string(file).unwrap_or_default();
     let mut counted = String::new();
     let mut fits = true;
-    for (binary, duty, event) in [
-        ("get-user", Duty::Reader, Event::get("/api/users/1")),
-        ("list-users", Duty::Reader, Event::get("/api/users").query("limit=100")),
+    for (binary, access, event) in [
+        ("get-user", Access::Read, Event::get("/api/users/1")),
+        ("list-users", Access::Read, Event::get("/api/users").query("limit=100")),
         (
             "create-user",
-            Duty::Creator,
+            Access::Create,
             Event::post("/api/users").json(&json!({ "name": "Alice", "age": 30 })),
         ),
     ] {
         let event = Value::from(event).to_string();
-        let count =
-            |requests| instructions(&bootstrap(&functions, binary), &database, &role(duty), &event, requests);
+        let count = |requests| {
+            instructions(&bootstrap(&functions, binary), &database, &role(access), &event, requests)
+        };
         let cold = count(1);
         let warm = (count(1 + REQUESTS) - cold) / REQUESTS;
         let line = recorded.lines().find_map(|line| line.strip_prefix(binary)).unwrap_or_default();

@@ -7,7 +7,10 @@ use native_tls::{Certificate, TlsConnector};
 use postgres::config::SslMode;
 use postgres::{Client, Config, NoTls};
 use postgres_native_tls::MakeTlsConnector;
-use shared::migrate::{Duty, Role, apply, grant};
+use shared::{
+    migrate::apply,
+    roles::{Access, Role, grant},
+};
 
 use crate::{Proxy, lock};
 
@@ -15,7 +18,7 @@ use crate::{Proxy, lock};
 ///
 /// The server is the one at `TEST_DATABASE_URL`, a superuser's URL. The first database of a test process makes a
 /// migrated template, of which the others are clones, and with it their privileges: roles belong to all databases of a
-/// server, so a process has one for each [`Duty`]. Template and roles, and what a crashed run left behind, are dropped
+/// server, so a process has one for each [`Access`]. Template and roles, and what a crashed run left behind, are dropped
 /// by the next run.
 #[derive(Debug)]
 pub struct Database {
@@ -57,7 +60,7 @@ impl Database {
         database
     }
 
-    /// Applies the migrations, tells which were new, and gives the [roles](role) what their duties need.
+    /// Applies the migrations, tells which were new, and gives the [roles](role) their access.
     pub fn migrate(&self) -> Result<Vec<&'static str>, shared::Error> {
         migrate(&self.url())
     }
@@ -159,28 +162,33 @@ impl Drop for Database {
 /// The password of the [roles](role).
 pub(crate) const PASSWORD: &str = "password";
 
-/// The names of all duties, by which roles are told apart.
-pub(crate) const DUTIES: [(Duty, &str); 4] = [
-    (Duty::Reader, "reader"),
-    (Duty::Creator, "creator"),
-    (Duty::Updater, "updater"),
-    (Duty::Deleter, "deleter"),
-];
-
-/// Four roles, one for each duty, whose names begin like this.
+/// Four roles, one for each kind of access, whose names begin like this.
 pub fn roles(prefix: &str) -> [Role; 4] {
-    DUTIES.map(|(duty, name)| Role { name: format!("{prefix}_{name}"), duty, iam_roles: Vec::new() })
+    Access::ALL.map(|access| Role {
+        name: role_name(prefix, access).try_into().expect("the name of a role"),
+        access,
+        iam_roles: Vec::new(),
+    })
 }
 
-/// The role that has this duty in all databases of this test process.
-pub fn role(duty: Duty) -> String {
-    let name = DUTIES.iter().find(|(known, _)| *known == duty).map(|(_, name)| name);
-    format!("{}_{}", Run::current().prefix(), name.expect("all duties have names"))
+/// The role that has this access to all databases of this test process.
+pub fn role(access: Access) -> String {
+    role_name(&Run::current().prefix(), access)
 }
 
-/// A superuser's URL as that of the [role] with this duty. Any other stays as it is.
-pub fn as_role(duty: Duty, url: &str) -> String {
-    as_user(&role(duty), url)
+fn role_name(prefix: &str, access: Access) -> String {
+    let name = match access {
+        Access::Read => "reader",
+        Access::Create => "creator",
+        Access::Update => "updater",
+        Access::Delete => "deleter",
+    };
+    format!("{prefix}_{name}")
+}
+
+/// A superuser's URL as that of the [role] with this access. Any other stays as it is.
+pub fn as_role(access: Access, url: &str) -> String {
+    as_user(&role(access), url)
 }
 
 /// A superuser's URL as that of a user with the password `password`. Any other stays as it is.

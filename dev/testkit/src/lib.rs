@@ -23,9 +23,9 @@ pub use event::{Caller, Event};
 pub use function::{Answer, Failure, Function, Pending};
 pub use http::HttpRequest;
 pub use iam_gate::{IamGate, Service};
-pub use network::Network;
+pub use network::{Network, skip};
 pub use pgbouncer::PgBouncer;
-pub use proxy::{Greeting, Proxy};
+pub use proxy::{ErrorResponse, Fate, Greeting, Hold, Proxy};
 pub use receiver::Receiver;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

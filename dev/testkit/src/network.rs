@@ -1,6 +1,7 @@
 //! A network that can be cut so that nobody is told: a namespace behind a virtual cable.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -21,8 +22,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// `None`, and a word about it in the output, where the machine does not allow it: it takes Linux, root and
-    /// iproute2.
+    /// `None`, and [a word about it](skip), where the machine does not allow it: it takes Linux, root and iproute2.
     ///
     /// # Panics
     /// When it is allowed and fails halfway.
@@ -35,7 +35,7 @@ impl Network {
         let [here, there] = [1, 2].map(|end| Ipv4Addr::from(base + end));
         let allowed = ip(&format!("netns add {name}"));
         let Some(network) = allowed.then_some(Self { name, address: there }) else {
-            println!("not checked: this machine allows no network namespaces");
+            skip("this machine allows no network namespaces (they take Linux, root and iproute2)");
             return None;
         };
         let name = &network.name;
@@ -104,6 +104,21 @@ impl Drop for Network {
     fn drop(&mut self) {
         // Takes the cable with it.
         ip(&format!("netns delete {}", self.name));
+    }
+}
+
+/// Says that a test, or a part of one, can't run on this machine, past the capture of its output: a test that has checked
+/// nothing must not look like one that has passed. `cargo xtask test` counts what it finds in the file `SKIPPED_TESTS`.
+///
+/// # Panics
+/// When the file can't be written.
+pub fn skip(why: &str) {
+    let thread = thread::current();
+    let line = format!("skipped: {}: {why}\n", thread.name().unwrap_or("a thread of a test"));
+    std::io::stderr().write_all(line.as_bytes()).expect("stderr");
+    if let Some(path) = std::env::var_os("SKIPPED_TESTS") {
+        let file = File::options().create(true).append(true).open(path);
+        file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the file of skipped tests");
     }
 }
 

@@ -41,6 +41,135 @@ pub enum Greeting {
     Fatal(&'static str),
 }
 
+/// What becomes of a statement; without TLS only, where the proxy can tell a statement from a login.
+#[derive(Clone, Debug, Default)]
+pub enum Fate {
+    /// The server gets it, the client its answer.
+    #[default]
+    Pass,
+    /// The server never gets it, and the client this error.
+    Refused(ErrorResponse),
+    /// The server gets it and nobody its answer: the connection is closed.
+    AnswerLost,
+    /// The server gets it, and the client this error in place of the answer.
+    Replaced(ErrorResponse),
+    /// The server never gets it, and nothing is heard of it.
+    Swallowed,
+    /// The server gets it; what becomes of its answer is decided then.
+    Held(Hold),
+}
+
+/// Holds back the answer to a statement, so that a test can do something in between.
+#[derive(Clone, Debug, Default)]
+pub struct Hold(Arc<(Mutex<Held>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct Held {
+    answered: bool,
+    decided: Option<Fate>,
+}
+
+impl Hold {
+    /// Waits until the server has answered, and thus committed.
+    ///
+    /// # Panics
+    /// After 20 seconds.
+    pub fn wait_for_answer(&self) {
+        let (held, changed) = &*self.0;
+        let waited = changed.wait_timeout_while(lock(held), ANSWER_TIMEOUT, |held| !held.answered);
+        assert!(waited.unwrap_or_else(PoisonError::into_inner).0.answered, "no statement was answered");
+    }
+
+    /// Decides what becomes of the answer.
+    pub fn end(&self, fate: Fate) {
+        lock(&self.0.0).decided = Some(fate);
+        self.0.1.notify_all();
+    }
+
+    fn answered(&self) -> Fate {
+        let (held, changed) = &*self.0;
+        lock(held).answered = true;
+        changed.notify_all();
+        let undecided = |held: &mut Held| held.decided.is_none();
+        let mut held = changed.wait_while(lock(held), undecided).unwrap_or_else(PoisonError::into_inner);
+        held.decided.take().unwrap_or_default()
+    }
+}
+
+/// For a statement of a test to be answered.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// An error as a server or a pooler reports it. After one that is fatal the proxy leaves the connection open, so that a
+/// client that goes on using it is found out.
+#[derive(Clone, Debug)]
+pub struct ErrorResponse {
+    severity: &'static str,
+    sqlstate: &'static str,
+    message: String,
+    /// Whether the severity is told a second time, in a field that is not translated. Poolers don't.
+    with_v: bool,
+    table: Option<(&'static str, &'static str)>,
+}
+
+impl ErrorResponse {
+    /// One that the connection survives.
+    pub fn error(sqlstate: &'static str) -> Self {
+        let message = "made by the test".to_owned();
+        Self { severity: "ERROR", sqlstate, message, with_v: true, table: None }
+    }
+
+    /// One that ends the session.
+    pub fn fatal(sqlstate: &'static str) -> Self {
+        Self { severity: "FATAL", ..Self::error(sqlstate) }
+    }
+
+    /// One that ends all sessions.
+    pub fn panic(sqlstate: &'static str) -> Self {
+        Self { severity: "PANIC", ..Self::error(sqlstate) }
+    }
+
+    /// Without field V, as PgBouncer makes them.
+    #[must_use]
+    pub fn without_v(self) -> Self {
+        Self { with_v: false, ..self }
+    }
+
+    /// With these words of the server's.
+    #[must_use]
+    pub fn message(self, message: &str) -> Self {
+        Self { message: message.to_owned(), ..self }
+    }
+
+    /// About this constraint of this table; without a name the field is missing.
+    #[must_use]
+    pub fn about(self, table: &'static str, constraint: &'static str) -> Self {
+        Self { table: Some((table, constraint)), ..self }
+    }
+
+    /// With the ReadyForQuery that follows unless it is fatal.
+    fn bytes(&self) -> Vec<u8> {
+        let Self { severity, sqlstate, message, with_v, table } = self;
+        let mut fields = format!("S{severity}\0");
+        if *with_v {
+            fields += &format!("V{severity}\0");
+        }
+        fields += &format!("C{sqlstate}\0M{message}\0");
+        let (table, constraint) = table.unwrap_or_default();
+        for (kind, name) in [('t', table), ('n', constraint)] {
+            if !name.is_empty() {
+                fields += &format!("{kind}{name}\0");
+            }
+        }
+        fields.push('\0');
+        let size = u32::try_from(fields.len() + 4).expect("a short text");
+        let end = if *severity == "ERROR" { READY.as_slice() } else { &[] };
+        [b"E", size.to_be_bytes().as_slice(), fields.as_bytes(), end].concat()
+    }
+}
+
+/// ReadyForQuery outside a transaction.
+const READY: [u8; 6] = [b'Z', 0, 0, 0, 5, b'I'];
+
 #[derive(Debug, Default)]
 struct State {
     stopped: AtomicBool,
@@ -60,6 +189,9 @@ struct Seen {
     delay: Duration,
     lose_request: bool,
     lose_answer: bool,
+    fate: Fate,
+    next_fates: VecDeque<Fate>,
+    holds: Vec<Hold>,
 }
 
 /// The two ends of a connection.
@@ -68,6 +200,8 @@ struct Link {
     client: TcpStream,
     server: Option<TcpStream>,
     silent: AtomicBool,
+    /// What becomes of the statement under way.
+    fate: Mutex<Fate>,
 }
 
 impl Link {
@@ -189,6 +323,24 @@ impl Proxy {
         lock(&self.state.seen).lose_answer = true;
     }
 
+    /// What becomes of the next statements, one each, over all connections, before [`Proxy::doom`] holds for those after
+    /// them.
+    pub fn doom_next(&self, fates: impl IntoIterator<Item = Fate>) {
+        lock(&self.state.seen).next_fates.extend(fates);
+    }
+
+    /// What becomes of statements from now on.
+    pub fn doom(&self, fate: Fate) {
+        lock(&self.state.seen).fate = fate;
+    }
+
+    /// Holds back the answer to the next statement.
+    pub fn hold_next_answer(&self) -> Hold {
+        let hold = Hold::default();
+        self.doom_next([Fate::Held(hold.clone())]);
+        hold
+    }
+
     /// Takes back all that was asked for and concerns what is still to come. What has happened to the connections
     /// that are open stays as it is.
     pub fn heal(&self) {
@@ -198,6 +350,8 @@ impl Proxy {
         seen.delay = Duration::ZERO;
         seen.lose_request = false;
         seen.lose_answer = false;
+        seen.fate = Fate::Pass;
+        seen.next_fates.clear();
     }
 
     /// Waits until the server has closed so many connections.
@@ -232,6 +386,9 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let pumps = self.stop_accepting();
         self.close();
+        for hold in &lock(&self.state.seen).holds {
+            hold.end(Fate::AnswerLost);
+        }
         for pump in pumps {
             let _ = pump.join();
         }
@@ -276,7 +433,7 @@ impl State {
             }
             _ => None,
         };
-        let link = Arc::new(Link { client, server, silent: AtomicBool::new(false) });
+        let link = Arc::new(Link { client, server, silent: AtomicBool::new(false), fate: Mutex::default() });
         {
             let mut seen = lock(&self.seen);
             seen.connections += 1;
@@ -328,6 +485,11 @@ impl State {
         upwards.join().map_err(|_| std::io::Error::other("the other direction panicked"))
     }
 
+    fn held(&self, hold: &Hold) -> Fate {
+        lock(&self.seen).holds.push(hold.clone());
+        if self.stopped.load(Ordering::SeqCst) { Fate::AnswerLost } else { hold.answered() }
+    }
+
     fn pump(
         &self,
         link: &Link,
@@ -339,26 +501,61 @@ impl State {
         let mut buffer = [0; 16 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             let bytes = &buffer[..length];
-            let (lost, delay) = {
+            let (lost, delay, fate) = {
                 let mut seen = lock(&self.seen);
-                let lost = match direction {
+                let (lost, fate) = match direction {
                     Direction::ToServer => {
                         seen.sent.extend_from_slice(bytes);
                         seen.round_trips += usize::from(server_spoke_last.swap(false, Ordering::SeqCst));
-                        &mut seen.lose_request
+                        let fate = if is_statement(bytes) { seen.next_fate() } else { Fate::Pass };
+                        (&mut seen.lose_request, fate)
                     }
                     Direction::ToClient => {
                         server_spoke_last.store(true, Ordering::SeqCst);
-                        &mut seen.lose_answer
+                        (&mut seen.lose_answer, std::mem::take(&mut *lock(&link.fate)))
                     }
                 };
-                (std::mem::take(lost), seen.delay)
+                (std::mem::take(lost), seen.delay, fate)
             };
             if lost {
                 link.close();
                 return;
             }
             wait(delay);
+            match (direction, fate) {
+                (_, Fate::Pass) => {}
+                (Direction::ToServer, Fate::Swallowed) => continue,
+                (Direction::ToServer, Fate::Refused(error)) => {
+                    server_spoke_last.store(true, Ordering::SeqCst);
+                    if from.write_all(&error.bytes()).is_err() {
+                        break;
+                    }
+                    continue;
+                }
+                (Direction::ToServer, fate) => *lock(&link.fate) = fate,
+                (Direction::ToClient, fate) => {
+                    let mut answer = bytes.to_vec();
+                    while !answer.ends_with(&READY) {
+                        match from.read(&mut buffer) {
+                            Ok(length @ 1..) => answer.extend_from_slice(&buffer[..length]),
+                            _ => break,
+                        }
+                    }
+                    let fate = if let Fate::Held(hold) = fate { self.held(&hold) } else { fate };
+                    let answer = match fate {
+                        Fate::Replaced(error) => error.bytes(),
+                        Fate::AnswerLost => {
+                            link.close();
+                            return;
+                        }
+                        _ => answer,
+                    };
+                    if to.write_all(&answer).is_err() {
+                        break;
+                    }
+                    continue;
+                }
+            }
             if !link.silent.load(Ordering::SeqCst) && to.write_all(bytes).is_err() {
                 break;
             }
@@ -369,6 +566,17 @@ impl State {
             let _ = from.shutdown(Shutdown::Read);
         }
     }
+}
+
+impl Seen {
+    fn next_fate(&mut self) -> Fate {
+        self.next_fates.pop_front().unwrap_or_else(|| self.fate.clone())
+    }
+}
+
+/// Whether a client's message is Parse, Bind or Query, and thus neither TLS nor part of a login.
+fn is_statement(message: &[u8]) -> bool {
+    matches!(message.first(), Some(b'P' | b'B' | b'Q'))
 }
 
 /// Sleeping lets the processor sleep as well, and its waking takes up to a millisecond: delays as short as those of the
@@ -384,18 +592,16 @@ fn wait(delay: Duration) {
 }
 
 /// Reads the StartupMessage and answers with an ErrorResponse.
-fn fatal(mut client: &TcpStream, sqlstate: &str) -> std::io::Result<()> {
+fn fatal(mut client: &TcpStream, sqlstate: &'static str) -> std::io::Result<()> {
     let mut length = [0; 4];
     client.read_exact(&mut length)?;
     let mut startup = vec![0; u32::from_be_bytes(length) as usize - length.len()];
     client.read_exact(&mut startup)?;
-    client.write_all(&error_response(sqlstate, "made by the test"))?;
+    client.write_all(&ErrorResponse::fatal(sqlstate).bytes())?;
     client.shutdown(Shutdown::Both)
 }
 
-/// A fatal ErrorResponse.
-pub(crate) fn error_response(sqlstate: &str, text: &str) -> Vec<u8> {
-    let fields = format!("SFATAL\0VFATAL\0C{sqlstate}\0M{text}\0\0");
-    let size = u32::try_from(fields.len() + 4).expect("a short text");
-    [b"E", size.to_be_bytes().as_slice(), fields.as_bytes()].concat()
+/// A fatal error.
+pub(crate) fn error_response(sqlstate: &'static str, text: &str) -> Vec<u8> {
+    ErrorResponse::fatal(sqlstate).message(text).bytes()
 }

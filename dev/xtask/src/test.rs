@@ -59,8 +59,20 @@ fn run_with_server(
         tests.env("TEST_DATABASE_URL", throwaway_server(&target.join("test"), processes, tools)?);
     }
     tests.envs(tools.pgbouncer(processes)?.map(|program| ("PGBOUNCER", program)));
+    let skipped = target.join("skipped-tests");
+    // One that is not there is as good.
+    let _ = fs::remove_file(&skipped);
     say("running the tests");
-    processes.run(tools.visible_to(tests))
+    let status = processes.run(tools.visible_to(tests).env("SKIPPED_TESTS", &skipped))?;
+    let skipped = fs::read_to_string(&skipped).unwrap_or_default();
+    if !skipped.is_empty() {
+        say(format_args!(
+            "skipped, because this machine can't run them: {}\n{}",
+            skipped.lines().count(),
+            skipped.trim_end()
+        ));
+    }
+    Ok(status)
 }
 
 /// Starts a server with TLS and an empty cluster in this folder, which is locked until we end, and returns its

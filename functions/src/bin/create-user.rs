@@ -1,17 +1,22 @@
 //! `POST /api/users`: a new user.
 
-use functions::{Database, Error, Request, Response, StartError, request, response, serve, start};
+use functions::{
+    Database, Error, Request, Response, StartError, body, error::Rejection, extract, preconditions, response,
+    run,
+};
 use shared::users;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), StartError> {
-    let db = start().await;
-    serve(|event| handle(db, event)).await
+    run(handle).await
 }
 
 async fn handle(db: &Database, event: Request) -> Result<Response, Error> {
-    let new = request::new_user(&event)?;
-    let key = request::key(&event)?;
+    let new = body::user(&event)?;
+    let key = extract::idempotency_key(&event)?;
+    if preconditions::of_collection(&event)? {
+        return Err(Rejection::PreconditionFailed.into());
+    }
     let user = users::create(db, &new, &key).await?;
     Ok(response::created(&user))
 }

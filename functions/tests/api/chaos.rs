@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use testkit::{Answer, Database, Event, Function, Greeting, Proxy, role};
 
-use crate::support::{duty_of, start_at};
+use crate::support::{access_of, start_at};
 
 /// How many environments each function has. Those of one function can get into each other's way.
 const ENVIRONMENTS: [(&str, usize); 5] =
@@ -99,7 +99,7 @@ impl Chaos {
         // Shorter than in a deployment: the server keeps the sessions of silenced connections until then, and it has
         // only so many.
         for (binary, _) in ENVIRONMENTS {
-            let (role, name) = (role(duty_of(binary)), database.name());
+            let (role, name) = (role(access_of(binary)), database.name());
             database
                 .execute(&format!("ALTER ROLE {role} IN DATABASE {name} SET idle_session_timeout = '10s'"));
         }

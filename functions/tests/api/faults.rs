@@ -4,10 +4,10 @@ use std::sync::mpsc;
 use std::thread;
 
 use serde_json::Value;
-use shared::migrate::Duty;
+use shared::roles::Access;
 use testkit::{Database, Event, Function, Greeting, Network, PgBouncer, Proxy, as_role};
 
-use crate::support::{assert_failure, endpoints, only_record, rows, start_at, user, with_alice};
+use crate::support::{assert_failure, endpoints, rows, start_at, user, with_alice};
 
 fn post_bob() -> Event {
     Event::post("/api/users").json(&user("Bob", 41))
@@ -155,25 +155,6 @@ fn a_put_whose_answer_is_lost_is_200_and_applied() {
     proxy.lose_next_answer();
     assert_eq!(update.invoke(Event::put("/api/users/1").json(&user("Bob", 41))).status, 200);
     assert_eq!(rows(&database), [(1, Some("Bob".to_owned()), Some(41))]);
-}
-
-#[test]
-fn a_conditional_write_whose_answer_is_lost_and_whose_repetition_is_refused_is_503() {
-    for (binary, event) in [
-        ("update-user", Event::put("/api/users/1").json(&user("Bob", 41))),
-        ("delete-user", Event::delete("/api/users/1")),
-    ] {
-        let database = with_alice();
-        let get = start_at("get-user", &database.url());
-        let tag = get.invoke(Event::get("/api/users/1")).header("etag").expect("an ETag").to_owned();
-        let proxy = Proxy::new();
-        let function = start_at(binary, &database.url_via(&proxy));
-        function.wait_for_init();
-        proxy.lose_next_answer();
-        let answer = function.invoke(event.header("if-match", &tag));
-        let record = assert_failure(&answer, 503);
-        assert_eq!(record["fields"]["attempts"], 2, "{record}");
-    }
 }
 
 #[test]
@@ -401,37 +382,6 @@ fn a_conflict_at_commit_is_repeated_twice_on_the_same_connection() {
 }
 
 #[test]
-fn a_conflict_that_does_not_end_is_503_and_nothing_is_written() {
-    let database = with_alice();
-    conflicts_at_commit(&database, i32::MAX);
-    let record = assert_failure(&start_at("create-user", &database.url()).invoke(post_bob()), 503);
-    assert_eq!(record["fields"]["sqlstate"], "40001", "{record}");
-    assert_eq!(record["fields"]["attempts"], 3, "{record}");
-    assert_eq!(rows(&database).len(), 1);
-}
-
-#[test]
-fn a_post_without_a_key_whose_outcome_is_unknown_does_not_ask_to_be_repeated() {
-    let database = Database::new();
-    let proxy = Proxy::new();
-    let create = start_at("create-user", &database.url_via(&proxy));
-    create.wait_for_init();
-    for (event, safe) in [(post_bob(), false), (post_bob().header("idempotency-key", "k"), true)] {
-        proxy.greet(Greeting::Hangup);
-        proxy.lose_next_answer();
-        let answer = create.invoke(event);
-        assert_eq!(answer.status, 503);
-        assert_eq!(answer.header("retry-after"), safe.then_some("1"), "{answer:?}");
-        only_record(&answer);
-        proxy.greet(Greeting::Server);
-        // The connection that the next round loses an answer on.
-        create.invoke(Event::post("/api/users").json(&user("Carol", 1)));
-    }
-    let bobs = rows(&database).iter().filter(|(_, name, _)| name.as_deref() == Some("Bob")).count();
-    assert_eq!(bobs, 2, "both were stored: their answers were lost after the commit");
-}
-
-#[test]
 fn a_statement_that_was_given_up_is_not_delivered_when_the_network_heals() {
     let Some(network) = Network::new() else { return };
     let database = with_alice();
@@ -476,7 +426,7 @@ fn a_panic_of_a_handler_is_500_with_our_body_and_the_next_request_works() {
     let database = with_alice();
     let panics =
         std::path::Path::new(env!("CARGO_BIN_EXE_get-user")).with_file_name("examples").join("panic");
-    let url = as_role(Duty::Reader, &database.url());
+    let url = as_role(Access::Read, &database.url());
     let function = Function::start(panics, &[("DATABASE_URL", &url)]);
     for _ in 0..2 {
         let answer = function.invoke(Event::get("/").query("panic"));

@@ -9,7 +9,7 @@ use testkit::{Database, Event, role, roles};
 
 use crate::migrate::{by_hand, start_migrate, to_json};
 use crate::migrations::GUIDES_TABLE;
-use crate::support::{duty_of, start, user};
+use crate::support::{access_of, start, user};
 
 /// Functions whose names our statements use, or well might, with arguments that a careless call prefers.
 const FUNCTIONS: [(&str, &str, &str); 26] = [
@@ -171,7 +171,7 @@ fn migrate_runs_nothing_of_it_either() {
 fn what_these_tests_plant_is_run_by_a_careless_statement() {
     let [database, _] = databases();
     let mut client = database.client();
-    client.batch_execute(&format!("SET ROLE {}", role(duty_of("update-user")))).expect("a role");
+    client.batch_execute(&format!("SET ROLE {}", role(access_of("update-user")))).expect("a role");
     let careless = "SELECT concat(age, ' ' || name) FROM users WHERE id = 1";
     client.query(careless, &[]).expect("it fits");
     client.batch_execute("RESET ROLE").expect("the superuser");

@@ -77,7 +77,6 @@ fn what_is_no_key_is_400_and_names_the_header() {
         "a\tb",
         "ä",
         "\"ä\"",
-        "\"a\u{7f}\"",
         &"k".repeat(256),
         &format!("\"{}\"", "k".repeat(256)),
         &format!("\"{}\"", r"\\".repeat(256)),

@@ -20,6 +20,7 @@ mod migrations;
 mod model;
 mod old_keys;
 mod openapi;
+mod outcomes;
 mod properties;
 mod roles;
 mod round_trips;

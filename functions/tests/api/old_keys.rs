@@ -1,7 +1,11 @@
 //! How old idempotency keys are deleted: by the function `migrate`, every hour a 24th of the clients' keys.
 
+use std::time::Duration;
+
 use postgres::Client;
 use serde_json::{Value, json};
+use shared::Config;
+use shared::idempotency::{Slice, delete_old_keys};
 use testkit::Database;
 
 use crate::migrate::{by_hand, start_migrate};
@@ -73,18 +77,33 @@ fn an_event_may_name_a_24th_of_the_clients_keys() {
         assert_eq!(delete(&database, &of_slice(slice)), 0, "{slice}");
     }
     assert_eq!(count(&mut client, "starts_with(key, 'i')"), 1);
-    for slice in [24, -1] {
-        by_hand(&start_migrate(&database.url(), &[]), &of_slice(slice)).expect_err("there is no such slice");
+    for event in [of_slice(24), of_slice(-1), scheduled("2026-11-25T24:00:00Z"), scheduled("seven")] {
+        by_hand(&start_migrate(&database.url(), &[]), &event).expect_err("there is no such slice");
     }
+}
+
+/// As EventBridge sends it by a schedule.
+fn scheduled(time: &str) -> Value {
+    json!({
+        "version": "0",
+        "id": "53dc4d37-cffa-4f76-80c9-8b7d4a4d2eaa",
+        "detail-type": "Scheduled Event",
+        "source": "aws.events",
+        "account": "123456789012",
+        "time": time,
+        "region": "eu-central-1",
+        "resources": ["arn:aws:events:eu-central-1:123456789012:rule/users-MigrateHourly-xmpl"],
+        "detail": {},
+    })
 }
 
 #[test]
 fn the_hour_of_a_scheduled_event_names_the_24th() {
     for (time, slice) in
-        [("2026-11-25T07:00:00Z", 7), ("2026-11-25T00:00:00Z", 0), ("2026-12-31T23:59:59Z", 23)]
+        [("2026-11-25T07:30:00Z", 7), ("2026-11-25T00:00:00Z", 0), ("2026-12-31T23:59:59Z", 23)]
     {
         let database = with_keys_in_each_slice();
-        assert_eq!(delete(&database, &json!({ "task": "delete-old-keys", "time": time })), 3, "{time}");
+        assert_eq!(delete(&database, &scheduled(time)), 3, "{time}");
         let mut client = database.client();
         assert_eq!(
             count(&mut client, &format!("created_id = {slice} AND starts_with(key, 'c')")),
@@ -142,4 +161,29 @@ fn rows_read(client: &mut Client) -> i64 {
         }
     }
     panic!("a session did not end");
+}
+
+#[test]
+fn a_run_stops_in_time_and_has_looked_at_keys_of_both_kinds() {
+    let database = Database::new();
+    // A page takes half a second, and there are twenty of each kind.
+    database.execute(
+        "INSERT INTO idempotency_keys (key, fingerprint, created_id, created_at)
+         SELECT kind || encode(sha256(n::text::bytea), 'hex'), '', n, now() - interval '25 hours'
+         FROM generate_series(1, 20000) AS n, unnest(ARRAY['c', 'i']) AS kind;
+         CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM pg_sleep(0.5);
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER dawdle AFTER DELETE ON idempotency_keys FOR EACH STATEMENT EXECUTE FUNCTION dawdle()",
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let deleted = runtime.block_on(async {
+        let handle = shared::Database::new(Config::from_url(&database.url(), None));
+        delete_old_keys(&handle, Slice::ALL, Duration::from_secs(4)).await.expect("a success")
+    });
+    let mut client = database.client();
+    let left = ["c", "i"].map(|kind| count(&mut client, &format!("starts_with(key, '{kind}')")));
+    assert_eq!(left[0] + left[1] + deleted, 40_000);
+    assert!(left.iter().all(|left| (1..20_000).contains(left)), "{left:?}");
 }

@@ -3,25 +3,25 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use shared::migrate::{Duty, Role};
+use shared::roles::{Access, Role};
 use testkit::{Database, as_user, role, roles};
 
 use crate::migrate::{start_migrate, to_json};
 use crate::migrations::GUIDES_TABLE;
-use crate::support::{assert_failure, duty_of, endpoints, start, start_at};
+use crate::support::{access_of, assert_failure, endpoints, start, start_at};
 use crate::wiring::{documents, read};
 
-const EVERYBODY: &[Duty] = &[Duty::Reader, Duty::Creator, Duty::Updater, Duty::Deleter];
+const EVERYBODY: &[Access] = &[Access::Read, Access::Create, Access::Update, Access::Delete];
 
-/// What there is to be done, and whose duty it is.
-const STATEMENTS: [(&str, &[Duty]); 30] = [
+/// What there is to be done, and whose access it takes.
+const STATEMENTS: [(&str, &[Access]); 30] = [
     ("SELECT id, name, age FROM users", EVERYBODY),
-    ("INSERT INTO users (name, age) VALUES ('Bob', 41)", &[Duty::Creator]),
-    ("INSERT INTO users (name, age) VALUES ('Bob', 41) RETURNING id", &[Duty::Creator]),
-    ("UPDATE users SET name = 'Bob', age = 41 WHERE id = 1", &[Duty::Updater]),
-    ("DELETE FROM users WHERE id = 1", &[Duty::Deleter]),
-    ("SELECT key, fingerprint, created_id FROM idempotency_keys", &[Duty::Creator]),
-    ("INSERT INTO idempotency_keys (key, fingerprint, created_id) VALUES ('l', '', 1)", &[Duty::Creator]),
+    ("INSERT INTO users (name, age) VALUES ('Bob', 41)", &[Access::Create]),
+    ("INSERT INTO users (name, age) VALUES ('Bob', 41) RETURNING id", &[Access::Create]),
+    ("UPDATE users SET name = 'Bob', age = 41 WHERE id = 1", &[Access::Update]),
+    ("DELETE FROM users WHERE id = 1", &[Access::Delete]),
+    ("SELECT key, fingerprint, created_id FROM idempotency_keys", &[Access::Create]),
+    ("INSERT INTO idempotency_keys (key, fingerprint, created_id) VALUES ('l', '', 1)", &[Access::Create]),
     ("UPDATE idempotency_keys SET created_id = 2", &[]),
     ("DELETE FROM idempotency_keys", &[]),
     ("SELECT name FROM schema_migrations", &[]),
@@ -61,39 +61,42 @@ fn databases() -> [(&'static str, Database); 2] {
 }
 
 #[test]
-fn each_role_may_do_what_its_duty_is_and_nothing_else() {
+fn each_role_may_do_what_its_access_is_and_nothing_else() {
     for (before, database) in databases() {
         let mut client = database.client();
-        for Role { name, duty, .. } in roles(database.name()) {
-            for (statement, duties) in STATEMENTS {
+        for Role { name, access, .. } in roles(database.name()) {
+            for (statement, allowed) in STATEMENTS {
                 let mut transaction = client.transaction().expect("a transaction");
                 transaction.batch_execute(&format!("SET LOCAL ROLE {name}")).expect("another role");
                 let result = transaction.batch_execute(statement);
                 let refused =
                     result.as_ref().is_err_and(|error| error.code().is_some_and(|it| it.code() == "42501"));
-                let right = if duties.contains(&duty) { result.is_ok() } else { refused };
-                assert!(right, "{duty:?}: {statement}: {result:?}{before}");
+                let right = if allowed.contains(&access) { result.is_ok() } else { refused };
+                assert!(right, "{access:?}: {statement}: {result:?}{before}");
             }
         }
     }
 }
 
 #[test]
-fn each_endpoint_works_with_the_role_of_its_duty_and_no_writer_with_another() {
+fn each_endpoint_works_with_the_role_with_its_access_and_no_writer_with_another() {
     for (before, database) in databases() {
-        for Role { name, duty, .. } in roles(database.name()) {
+        for Role { name, access, .. } in roles(database.name()) {
             database.execute(&format!(
                 "ALTER ROLE {name} PASSWORD 'password'; TRUNCATE users RESTART IDENTITY;
                  INSERT INTO users (name, age) VALUES ('Alice', 30)"
             ));
-            let url = as_user(&name, &database.url());
+            let url = as_user(&name.to_string(), &database.url());
             for (binary, event) in endpoints() {
                 let answer = start_at(binary, &url).invoke(event);
-                if duty_of(binary) == Duty::Reader || duty_of(binary) == duty {
-                    assert!(answer.status < 300, "{duty:?} {binary}: {answer:?}{before}");
+                if access_of(binary) == Access::Read || access_of(binary) == access {
+                    assert!(answer.status < 300, "{access:?} {binary}: {answer:?}{before}");
                 } else {
                     let record = assert_failure(&answer, 500);
-                    assert_eq!(record["fields"]["sqlstate"], "42501", "{duty:?} {binary}: {record}{before}");
+                    assert_eq!(
+                        record["fields"]["sqlstate"], "42501",
+                        "{access:?} {binary}: {record}{before}"
+                    );
                 }
             }
         }
@@ -134,7 +137,7 @@ fn a_second_time_nothing_is_granted() {
         database.execute(&format!("REVOKE SELECT ON users FROM {}", reader.name));
         migrate(&roles);
         assert_eq!(grants.so_far().len(), 1, "{before}: {:?}", grants.so_far());
-        assert!(grants.so_far()[0].contains(&reader.name), "{:?}", grants.so_far());
+        assert!(grants.so_far()[0].contains(&reader.name.to_string()), "{:?}", grants.so_far());
     }
 }
 
@@ -167,7 +170,7 @@ fn a_role_may_log_in_has_time_limits_below_ours_and_no_power_over_the_server_or_
                                EXISTS (SELECT FROM pg_shdepend WHERE refobjid = pg_roles.oid AND deptype = 'o'),
                                EXISTS (SELECT FROM pg_auth_members WHERE member = pg_roles.oid)
                         FROM pg_roles WHERE rolname = $1";
-            let role = database.client().query_one(role, &[&name]).expect("the role");
+            let role = database.client().query_one(role, &[&name.to_string()]).expect("the role");
             let settings: Vec<String> = role.get(0);
             let settings: BTreeSet<_> = settings.iter().map(String::as_str).collect();
             assert_eq!(settings, BTreeSet::from(SETTINGS), "{name}{before}");
@@ -178,7 +181,7 @@ fn a_role_may_log_in_has_time_limits_below_ours_and_no_power_over_the_server_or_
 }
 
 #[test]
-fn these_tests_run_each_endpoint_as_the_role_of_its_duty() {
+fn these_tests_run_each_endpoint_as_the_role_with_its_access() {
     for (binary, _) in endpoints() {
         let database = Database::new();
         let function = start(binary, &database);
@@ -187,6 +190,6 @@ fn these_tests_run_each_endpoint_as_the_role_of_its_duty() {
                      WHERE datname = current_database() AND usename <> current_user";
         let users = database.client().query(users, &[]).expect("the sessions");
         let users: Vec<String> = users.iter().map(|row| row.get(0)).collect();
-        assert_eq!(users, [role(duty_of(binary))], "{binary}");
+        assert_eq!(users, [role(access_of(binary))], "{binary}");
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use shared::migrate::Duty;
+use shared::roles::Access;
 use testkit::{Answer, Database, Event, Function, as_role};
 
 /// The binaries that are endpoints, each with an event that gets a success where user 1 exists.
@@ -33,13 +33,13 @@ pub(crate) fn with_id(id: &str) -> [(&'static str, Event); 3] {
     ]
 }
 
-/// The duty of the database role that an endpoint connects as.
-pub(crate) fn duty_of(binary: &str) -> Duty {
+/// What the database role may do that an endpoint connects as.
+pub(crate) fn access_of(binary: &str) -> Access {
     match binary {
-        "list-users" | "get-user" => Duty::Reader,
-        "create-user" => Duty::Creator,
-        "update-user" => Duty::Updater,
-        "delete-user" => Duty::Deleter,
+        "list-users" | "get-user" => Access::Read,
+        "create-user" => Access::Create,
+        "update-user" => Access::Update,
+        "delete-user" => Access::Delete,
         _ => panic!("{binary} has no role"),
     }
 }
@@ -68,14 +68,14 @@ pub(crate) fn start(binary: &str, database: &Database) -> Function {
     start_at(binary, &database.url())
 }
 
-/// An endpoint with a `DATABASE_URL`. In place of the test server's superuser it connects as the role of its duty.
+/// An endpoint with a `DATABASE_URL`. In place of the test server's superuser it connects as the role with its access.
 pub(crate) fn start_at(binary: &str, url: &str) -> Function {
     start_with(binary, url, &[])
 }
 
 /// The same with more of an environment.
 pub(crate) fn start_with(binary: &str, url: &str, env: &[(&str, &str)]) -> Function {
-    let url = as_role(duty_of(binary), url);
+    let url = as_role(access_of(binary), url);
     Function::start(path_of(binary), &[&[("DATABASE_URL", url.as_str())], env].concat())
 }
 
@@ -160,12 +160,26 @@ pub(crate) fn assert_faults(answer: &Answer, error: &str, pointers: &[&str]) {
     }
 }
 
-/// 500 or 503: nothing but the request id in the body, and the failure logged once, under the same id. Returns the
-/// record.
+/// 500, or 503 that asks to be repeated: nothing but the request id in the body, and the failure logged once, under the
+/// same id. Returns the record.
 pub(crate) fn assert_failure(answer: &Answer, status: u16) -> Value {
+    assert_eq!(answer.header("retry-after"), (status == 503).then_some("1"), "{answer:?}");
+    assert_told_nothing_but_the_id(answer, status)
+}
+
+/// 503 that does not ask to be repeated, but to look what became of the write. Returns the record.
+pub(crate) fn assert_unknown(answer: &Answer) -> Value {
+    assert_eq!(answer.header("retry-after"), None, "{answer:?}");
+    let record = assert_told_nothing_but_the_id(answer, 503);
+    let text = answer.json()["error"].as_str().unwrap_or_default().to_owned();
+    assert!(text.starts_with("It is not known whether the user was "), "{text}");
+    assert!(text.contains(": look before trying again"), "{text}");
+    record
+}
+
+fn assert_told_nothing_but_the_id(answer: &Answer, status: u16) -> Value {
     assert_eq!(answer.status, status, "{answer:?}");
     assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
-    assert_eq!(answer.header("retry-after"), (status == 503).then_some("1"), "{answer:?}");
     let body = answer.json();
     let title = if status == 503 { "Service Unavailable" } else { "Internal Server Error" };
     assert_eq!(body["type"], "about:blank");

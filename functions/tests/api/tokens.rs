@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 use testkit::{Answer, Database, Event, Function, IamGate, Service, role};
 
 use crate::configuration::OTHER_CA;
-use crate::support::{assert_failure, duty_of, endpoints, path_of, with_alice};
+use crate::support::{access_of, assert_failure, endpoints, path_of, with_alice};
 
 const SERVICES: [Service; 2] = [Service::Dsql, Service::Rds];
 
-/// A binary behind the gate, with the role of its duty and with changes to its environment.
+/// A binary behind the gate, with the role with its access and with changes to its environment.
 fn start(binary: &str, gate: &IamGate, database: &Database, changes: &[(&'static str, &str)]) -> Function {
-    let env = gate.env(database, &role(duty_of(binary)));
+    let env = gate.env(database, &role(access_of(binary)));
     let env = env.iter().map(|(name, value)| (*name, value.as_str())).chain(changes.iter().copied());
     let function = Function::start(path_of(binary), &env.collect::<Vec<_>>());
     function.wait_for_init();
@@ -158,7 +158,7 @@ fn the_url_is_stronger_than_pguser_and_a_token_than_a_password() {
     let (database, gate) = (with_alice(), IamGate::new(Service::Rds));
     let env = gate.env(&database, "");
     let (_, url) = env.iter().find(|(name, _)| *name == "DATABASE_URL").expect("a URL");
-    let url = url.replace("://", &format!("://{}:hunter2@", role(duty_of("get-user"))));
+    let url = url.replace("://", &format!("://{}:hunter2@", role(access_of("get-user"))));
     let changes = [("DATABASE_URL", url.as_str()), ("PGUSER", "nobody"), ("PGPASSWORD", "hunter2")];
     assert_eq!(get(&start("get-user", &gate, &database, &changes)).status, 200);
 }

@@ -29,7 +29,6 @@ pub(crate) struct Request {
     request_id: String,
     logical_resource_id: String,
     physical_resource_id: Option<String>,
-    #[serde(default)]
     pub(crate) resource_properties: Value,
 }
 
