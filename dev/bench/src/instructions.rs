@@ -15,7 +15,7 @@ use crate::{
 const REQUESTS: u64 = 100;
 
 /// How much more than recorded is a regression, in percent.
-const TOLERANCE: u64 = 20;
+const TOLERANCE: u64 = 3;
 
 /// Counts for init with the first request and for a warm request, and compares with what `file` has recorded, or records.
 pub(crate) fn run(file: &Path, record: bool) -> bool {

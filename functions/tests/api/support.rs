@@ -76,7 +76,9 @@ pub(crate) fn start_at(binary: &str, url: &str) -> Function {
 /// The same with more of an environment.
 pub(crate) fn start_with(binary: &str, url: &str, env: &[(&str, &str)]) -> Function {
     let url = as_role(access_of(binary), url);
-    Function::start(path_of(binary), &[&[("DATABASE_URL", url.as_str())], env].concat())
+    // What `sam build` has made has another name.
+    let own = [("AWS_LAMBDA_FUNCTION_NAME", binary), ("DATABASE_URL", url.as_str())];
+    Function::start(path_of(binary), &[&own, env].concat())
 }
 
 /// A binary whose database is down: nothing listens on port 1, and connecting to loopback is refused at once.
