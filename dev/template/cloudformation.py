@@ -25,6 +25,7 @@ DECISIONS: dict[str, dict[str, dict[str, Any]]] = {
         "kept": {},
         "disposable": {"KeepData": "false"},
         "rds": DATABASE | {"DatabaseResourceId": "db-ABC", "DatabaseOwner": "boss"},
+        "proxy": DATABASE | {"DatabaseResourceId": "prx-ABC", "DatabaseOwner": "boss"},
         "password": DATABASE | SECRET,
         "password of a version": DATABASE | SECRET | {"DatabaseSecretVersion": "01234567-89ab-cdef"},
     },
@@ -117,6 +118,8 @@ def evaluate(expression: Any, values: dict[str, Any]) -> Any:
         "Fn::Not": lambda: not operands[0],
         "Fn::And": lambda: all(operands),
         "Fn::Or": lambda: any(operands),
+        "Fn::Split": lambda: operands[1].split(operands[0]),
+        "Fn::Select": lambda: operands[1][operands[0]],
     }[function]()
 
 

@@ -43,7 +43,7 @@ def database_user(stack: Stack, function: str) -> str:
             return "{{resolve:secretsmanager:%s:username::}}" % SECRET
         case "password of a version", _:
             return "{{resolve:secretsmanager:%s:username::01234567-89ab-cdef}}" % SECRET
-        case "rds", "Migrate":
+        case "rds" | "proxy", "Migrate":
             return "boss"
         case _, "Migrate":
             return "admin"
@@ -65,7 +65,8 @@ def connect(stack: Stack, function: str) -> list[tuple]:
     if uses_dsql(stack):
         action = "dsql:DbConnectAdmin" if function == "Migrate" else "dsql:DbConnect"
         return [("Allow", None, action, "${Cluster.ResourceArn}")]
-    user = "arn:${AWS::Partition}:rds-db:${AWS::Region}:${AWS::AccountId}:dbuser:db-ABC/"
+    database = "prx-ABC" if stack.decided["database"] == "proxy" else "db-ABC"
+    user = "arn:${AWS::Partition}:rds-db:${AWS::Region}:${AWS::AccountId}:dbuser:%s/" % database
     return [("Allow", None, "rds-db:connect", user + database_user(stack, function))]
 
 
@@ -200,6 +201,8 @@ class Template(unittest.TestCase):
         common = {
             "DATABASE_URL": CLUSTER_URL if dsql else OTHER_URL,
             "DATABASE_AUTH": "dsql" if dsql else "password" if password else "rds",
+            # A statement is prepared only where nothing stands between: behind a password may be a pooler.
+            "DATABASE_POOLER": "transaction" if password or stack.decided["database"] == "proxy" else "none",
             "OPENSSL_CONF": "/opt/openssl.cnf",
         }
         if stack.decided["authorities"] == "own":

@@ -29,7 +29,8 @@ use crate::{
     response::{self, Response},
 };
 
-/// Serves events with `handle` until Lambda ends the process. The database handle lives as long as the process and uses
+/// Serves events with `handle` until Lambda ends the process: one at a time, or as many as the variable
+/// `AWS_LAMBDA_MAX_CONCURRENCY` says, as on Lambda Managed Instances. The database handle lives as long as the process and uses
 /// the init phase to connect. Every event gets an answer: errors and panics of the handler become responses, never errors
 /// of the function, and a failure of ours is logged, once.
 ///
@@ -40,7 +41,7 @@ use crate::{
 /// If Lambda's Runtime API can't be reached.
 pub async fn run<H, F>(handle: H) -> Result<(), StartError>
 where
-    H: Fn(&'static Database, Request) -> F + Send + 'static,
+    H: Fn(&'static Database, Request) -> F + Clone + Send + 'static,
     F: Future<Output = Result<Response, Error>> + Send + 'static,
 {
     start_logging();
@@ -59,7 +60,7 @@ where
     }));
     // Not `lambda_runtime::run`, which prepares the context of a record for each request. A task of its own, since to
     // wake the program's main future tokio asks the kernel for events once more, three times a request.
-    let serving = tokio::spawn(Runtime::new(service.map_request(without_pitfalls)).run());
+    let serving = tokio::spawn(Runtime::new(service.map_request(without_pitfalls)).run_concurrent());
     serving.await.map_err(|_| "the runtime has panicked")?
 }
 

@@ -7,6 +7,7 @@
 //! | `PGPASSWORD` | the password, where the URL has none | – |
 //! | `DATABASE_AUTH` | what proves who connects: `password`, or an IAM token made anew for each connect: `dsql` (Aurora DSQL), `rds` (RDS, Aurora, RDS Proxy) | `password` |
 //! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | what a token is signed with; Lambda sets them | – |
+//! | `DATABASE_POOLER` | what stands between us and the database: `transaction`, a pooler that may give each transaction another connection, and so forgets prepared statements; or `none`, and each connection prepares its statements | `transaction` |
 //! | `PGSSLROOTCERT` | path of a PEM file with the certificate authorities to trust, instead of the system's; `system` for the system's | the system's |
 //!
 //! In the URL, the characters `@ : / ? # %` of a user name or password are percent-encoded. Several hosts are
@@ -43,6 +44,17 @@ pub struct Config {
     options: tokio_postgres::Config,
     credential: Credential,
     pub(crate) tls: MakeTlsConnector,
+    pub(crate) pooler: Pooler,
+}
+
+/// What stands between us and the database. It can't be found out by trying: behind a pooler that gives each transaction
+/// another connection, a name may belong to a statement of another function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pooler {
+    /// Perhaps a pooler in transaction mode.
+    Transaction,
+    /// Nothing: a connection is always to the same session.
+    None,
 }
 
 /// What proves who connects.
@@ -68,6 +80,13 @@ impl Config {
         if let (None, Some(password)) = (config.options.get_password(), variable("PGPASSWORD")?) {
             config.options.password(password);
         }
+        config.pooler = match variable("DATABASE_POOLER")?.as_deref() {
+            None | Some("transaction") => Pooler::Transaction,
+            Some("none") => Pooler::None,
+            Some(_) => {
+                return Err(ConfigError("DATABASE_POOLER is unknown: use transaction or none".to_owned()));
+            }
+        };
         let service = match variable("DATABASE_AUTH")?.as_deref() {
             None | Some("password") => return Ok(config),
             Some("dsql") => Service::Dsql,
@@ -116,7 +135,7 @@ impl Config {
             options.connect_timeout(CONNECT_TIMEOUT / 2);
         }
         let tls = connector(tls.root_cert.as_deref().or(root_cert), direct)?;
-        Ok(Self { options, credential: Credential::Password, tls })
+        Ok(Self { options, credential: Credential::Password, tls, pooler: Pooler::Transaction })
     }
 
     /// What the next connect needs, with a credential made for it.

@@ -1,4 +1,4 @@
-//! The connection of an execution environment, and how an operation's statement is run on it.
+//! The connections of an execution environment, and how an operation's statement is run on one.
 //!
 //! **The one rule: every operation may be repeated on a fresh connection.** Reads are idempotent by nature, PUT and
 //! DELETE by their id, POST by its key. So whatever happens to a statement, it is repeated within the budget, and the
@@ -15,31 +15,40 @@
 //! | 28P01, 28000: a credential has expired | dropped | once more with a new one, else unavailable |
 //! | 40001, 40P01, OC000, OC001: a conflict | kept | again while a whole attempt fits the budget, else unavailable |
 //! | 23505 on the idempotency keys, or on no table by name: a simultaneous twin | kept | twice more, else internal |
+//! | 0A000, 26000 of a prepared statement: a type has changed, or the session was reset | kept | once more, unprepared, else internal |
 //! | 55P03, 57014: the server's own time limits | kept | unavailable |
 //! | 53xxx during a statement: overload | dropped | unavailable |
 //! | 22P05, 22021, 22001: text that the database's encoding does not have | kept | unencodable |
 //! | all else: a defect of program or schema | kept | internal |
 //!
+//! **An operation has a session to itself**: it takes an idle one or opens one, and puts it back. So there are as many as
+//! operations at once, no operation waits for the statement of another one, and what breaks a connection breaks one
+//! operation. A repetition after a dropped connection opens a new one, and the idle ones are dropped too: a freeze of the
+//! environment or a failover has probably met them all.
+//!
 //! An attempt may have been applied if its statement was handed to the connection and then the connection was lost, our
 //! own time was up, or the answer was class 08 (a pooler's), XX000, 40003 or a PANIC: the commit record may survive
 //! that. After any other answer of the server, it certainly was not.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
-    select,
-    sync::Mutex,
+    join, select,
     task::JoinHandle,
     time::{Instant, Sleep, sleep, sleep_until, timeout_at},
 };
 use tokio_postgres::{
-    Client, Row,
+    Client, Row, Statement,
     error::{DbError, Severity, SqlState},
     types::{ToSql, Type},
 };
 
 use crate::{
-    config::Config,
+    config::{Config, Pooler},
     error::{ConfigError, Error, Failure},
     limits::{CONNECT_TIMEOUT, OPERATION_TIMEOUT, STATEMENT_TIMEOUT},
 };
@@ -47,10 +56,11 @@ use crate::{
 /// The longest pause before a conflict is tried again.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
-/// A handle to the database, made once per process. It connects when needed and keeps the connection.
+/// A handle to the database, made once per process. It connects when needed and keeps the connections.
 pub struct Database {
     config: Result<Config, ConfigError>,
-    session: Mutex<Option<Session>>,
+    /// The sessions that no operation uses, the last used last.
+    idle: Mutex<Vec<Session>>,
 }
 
 /// A value and the type that it is sent as.
@@ -74,27 +84,40 @@ impl Database {
 
     /// A handle for this database.
     pub fn new(config: Result<Config, ConfigError>) -> Self {
-        Self { config, session: Mutex::new(None) }
+        Self { config, idle: Mutex::default() }
     }
 
     /// Connects ahead of the first operation. A failure is not reported: the first operation tries again.
     pub async fn warm_up(&self) {
-        if let Ok(config) = &self.config {
-            *self.session.lock().await = Session::open(config, Instant::now() + CONNECT_TIMEOUT).await.ok();
+        if let Ok(config) = &self.config
+            && let Ok(session) = Session::open(config, Instant::now() + CONNECT_TIMEOUT).await
+        {
+            self.idle().push(session);
         }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Session>> {
+        // Nothing that could panic is done under the lock.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs one statement as the table of this [module](self) says.
     ///
     /// An attempt on a live connection is one round trip: Parse, Bind, Describe, Execute and Sync in one flight, and
-    /// nothing that a transaction pooler would have to remember.
-    pub(crate) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Reply, Error> {
+    /// nothing that a transaction pooler would have to remember; or, where the statement was prepared, Bind, Execute and
+    /// Sync.
+    pub(crate) async fn query(&self, sql: &'static str, params: &[Param<'_>]) -> Result<Reply, Error> {
         let config = self.config.as_ref().map_err(Clone::clone)?;
         let deadline = Instant::now() + OPERATION_TIMEOUT;
         let mut seen: Vec<Reaction> = Vec::new();
         let mut maybe_applied = false;
         loop {
-            let failed = match self.attempt(config, sql, params, deadline).await {
+            let session = match seen.last() {
+                // What has broken one connection may have broken the idle ones as well.
+                Some(Reaction::Refresh) => None,
+                _ => self.take_idle(),
+            };
+            let failed = match self.attempt(config, session, sql, params, deadline).await {
                 Ok(rows) => {
                     let attempts = seen.len() + 1;
                     return Ok(Reply { rows, attempts, maybe_applied_before: maybe_applied });
@@ -114,30 +137,39 @@ impl Database {
         }
     }
 
+    /// The session that was used last, as it is the likeliest to be alive. One that was closed while the environment was
+    /// frozen is found here, without a round trip: what wakes us with a request has shown the closed socket to the
+    /// connection's task as well.
+    fn take_idle(&self) -> Option<Session> {
+        let mut idle = self.idle();
+        while let Some(session) = idle.pop() {
+            if !session.client.is_closed() {
+                return Some(session);
+            }
+        }
+        None
+    }
+
     async fn attempt(
         &self,
         config: &Config,
-        sql: &str,
+        session: Option<Session>,
+        sql: &'static str,
         params: &[Param<'_>],
         deadline: Instant,
     ) -> Result<Vec<Row>, FailedAttempt> {
-        let mut slot = self.session.lock().await;
-        // One that was closed while the environment was frozen is found here, without a round trip: what wakes us with a
-        // request has shown the closed socket to the connection's task as well.
-        let session = match slot.take().filter(|session| !session.client.is_closed()) {
+        let mut session = match session {
             Some(session) => session,
             None => Session::open(config, deadline).await?,
         };
-        let session = slot.insert(session);
-        let failed = match session.query(sql, params, deadline).await {
-            Some(Ok(rows)) => return Ok(rows),
-            Some(Err(error)) => FailedAttempt::of_statement(&error),
-            None => FailedAttempt::unanswered_statement(),
-        };
-        if failed.reaction.drops_connection() {
-            *slot = None;
+        let result = session.query(sql, params, deadline).await;
+        match &result {
+            Err(failed) if failed.reaction == Reaction::Refresh => self.idle().clear(),
+            Err(failed) if failed.reaction == Reaction::Overload => {}
+            _ if session.stuck => {}
+            _ => self.idle().push(session),
         }
-        Err(failed)
+        result
     }
 }
 
@@ -148,6 +180,11 @@ pub(crate) struct Session {
     task: JoinHandle<()>,
     /// Kept from statement to statement: moving it is free, while a new one takes the runtime a system call to notice.
     timer: Pin<Box<Sleep>>,
+    /// Whether nothing stands between us and the server, so that it remembers what this session has prepared.
+    prepares: bool,
+    prepared: Vec<(&'static str, Statement)>,
+    /// Whether something was sent whose answer has not come.
+    stuck: bool,
 }
 
 impl Session {
@@ -163,21 +200,58 @@ impl Session {
             // Whoever waits for a statement on the connection learns how it ends.
             let _ = connection.await;
         });
-        Ok(Self { client, task, timer: Box::pin(sleep_until(deadline)) })
+        Ok(Self {
+            client,
+            task,
+            timer: Box::pin(sleep_until(deadline)),
+            prepares: config.pooler == Pooler::None,
+            prepared: Vec::new(),
+            stuck: false,
+        })
     }
 
-    /// Runs a statement in [`STATEMENT_TIMEOUT`] and before `deadline`; nothing if there was no answer until then.
+    /// Runs a statement in [`STATEMENT_TIMEOUT`] and before `deadline`.
+    ///
+    /// Where the session prepares its statements, the first use of one takes the preparation along: the query first, and
+    /// behind it in the same flight the preparation, whose failure is no failure of the query.
     async fn query(
         &mut self,
-        sql: &str,
+        sql: &'static str,
         params: &[Param<'_>],
         deadline: Instant,
-    ) -> Option<Result<Vec<Row>, tokio_postgres::Error>> {
+    ) -> Result<Vec<Row>, FailedAttempt> {
         self.timer.as_mut().reset(deadline.min(Instant::now() + STATEMENT_TIMEOUT));
-        select! {
+        let known = self.prepared.iter().position(|(text, _)| *text == sql);
+        let mut answer = None;
+        let mut statement = None;
+        let work = async {
+            if let Some(known) = known {
+                let values: Vec<_> = params.iter().map(|(value, _)| *value).collect();
+                answer = Some(self.client.query(&self.prepared[known].1, &values).await);
+            } else if self.prepares {
+                let types: Vec<_> = params.iter().map(|(_, kind)| kind.clone()).collect();
+                let query = async { answer = Some(self.client.query_typed(sql, params).await) };
+                statement = join!(biased; query, self.client.prepare_typed(sql, &types)).1.ok();
+            } else {
+                answer = Some(self.client.query_typed(sql, params).await);
+            }
+        };
+        self.stuck = select! {
             biased;
-            answer = self.client.query_typed(sql, params) => Some(answer),
-            () = &mut self.timer => None,
+            () = work => false,
+            () = &mut self.timer => true,
+        };
+        self.prepared.extend(statement.map(|statement| (sql, statement)));
+        match answer {
+            Some(Ok(rows)) => Ok(rows),
+            Some(Err(error)) => {
+                let failed = FailedAttempt::of_statement(&error, known.is_some());
+                if failed.reaction == Reaction::Unprepared {
+                    self.prepared.retain(|(text, _)| *text != sql);
+                }
+                Err(failed)
+            }
+            None => Err(FailedAttempt::unanswered_statement()),
         }
     }
 }
@@ -197,7 +271,7 @@ pub(crate) struct FailedAttempt {
 impl From<FailedAttempt> for Error {
     fn from(failed: FailedAttempt) -> Self {
         match failed.reaction {
-            Reaction::Twin | Reaction::Defect => Self::Internal(failed.failure),
+            Reaction::Twin | Reaction::Unprepared | Reaction::Defect => Self::Internal(failed.failure),
             Reaction::Unencodable => Self::Unencodable,
             Reaction::Reconnect
             | Reaction::Refresh
@@ -226,10 +300,14 @@ impl FailedAttempt {
         Self { failure: Failure::new("can't connect: no answer in time"), reaction: Reaction::Overload }
     }
 
-    fn of_statement(error: &tokio_postgres::Error) -> Self {
+    fn of_statement(error: &tokio_postgres::Error, prepared: bool) -> Self {
         let maybe_applied = error.as_db_error().is_none_or(leaves_outcome_unknown);
         let failure = Failure { maybe_applied, ..Failure::of_statement(error) };
-        Self { failure, reaction: Reaction::of(error) }
+        let reaction = match error.code().map(SqlState::code) {
+            Some("0A000" | "26000") if prepared => Reaction::Unprepared,
+            _ => Reaction::of(error),
+        };
+        Self { failure, reaction }
     }
 
     fn unanswered_statement() -> Self {
@@ -277,6 +355,8 @@ enum Reaction {
     Conflict,
     /// A request with the same key at the same moment: the next attempt sees its row.
     Twin,
+    /// The session does not know the prepared statement any more, or not as it was.
+    Unprepared,
     /// The server hit its own time limit.
     TimeLimit,
     /// The server has no room for another statement or connection.
@@ -307,15 +387,11 @@ impl Reaction {
         }
     }
 
-    fn drops_connection(self) -> bool {
-        matches!(self, Self::Refresh | Self::Overload)
-    }
-
     fn retries(self) -> usize {
         match self {
             Self::Conflict => usize::MAX,
             Self::Reconnect | Self::Twin => 2,
-            Self::Refresh => 1,
+            Self::Refresh | Self::Unprepared => 1,
             Self::TimeLimit | Self::Overload | Self::Unencodable | Self::Defect => 0,
         }
     }

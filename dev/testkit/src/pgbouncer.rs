@@ -27,7 +27,15 @@ impl PgBouncer {
     /// When there is none, with what to install.
     #[expect(clippy::new_without_default, reason = "a default that starts a process would surprise")]
     pub fn new() -> Self {
-        Self::to(Server::current().port)
+        Self::to(Server::current().port, "")
+    }
+
+    /// The same that resets a connection to the server after each transaction.
+    ///
+    /// # Panics
+    /// As [`PgBouncer::new`].
+    pub fn resetting() -> Self {
+        Self::to(Server::current().port, "server_reset_query_always = 1\n")
     }
 
     /// The same with a proxy between it and the server.
@@ -35,10 +43,10 @@ impl PgBouncer {
     /// # Panics
     /// As [`PgBouncer::new`].
     pub fn via(proxy: &Proxy) -> Self {
-        Self::to(proxy.port())
+        Self::to(proxy.port(), "")
     }
 
-    fn to(server_port: u16) -> Self {
+    fn to(server_port: u16, settings: &str) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let port = free.expect("a free port").port();
         let folder = std::env::temp_dir().join(format!("pgbouncer-{}-{port}", std::process::id()));
@@ -60,7 +68,7 @@ impl PgBouncer {
                 "[databases]\n* = host={host} port={server_port}\n\
                  [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
                  auth_type = scram-sha-256\nauth_file = {}\npool_mode = transaction\nmax_db_connections = 2\n\
-                 server_tls_sslmode = disable\nserver_login_retry = 0\n",
+                 server_tls_sslmode = disable\nserver_login_retry = 0\n{settings}",
                 users.display()
             ),
         );

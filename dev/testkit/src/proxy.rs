@@ -55,6 +55,11 @@ pub enum Fate {
     Replaced(ErrorResponse),
     /// The server never gets it, and nothing is heard of it.
     Swallowed,
+    /// The server gets it and what was sent along; the client gets the answer to the first, and then the end of the
+    /// connection.
+    RestLost,
+    /// The same, and then nothing.
+    RestSwallowed,
     /// The server gets it; what becomes of its answer is decided then.
     Held(Hold),
 }
@@ -542,8 +547,15 @@ impl State {
                         }
                     }
                     let fate = if let Fate::Held(hold) = fate { self.held(&hold) } else { fate };
+                    let ends = matches!(fate, Fate::RestLost);
                     let answer = match fate {
                         Fate::Replaced(error) => error.bytes(),
+                        Fate::RestLost | Fate::RestSwallowed => {
+                            let end = answer.windows(READY.len()).position(|window| window == READY);
+                            answer.truncate(end.unwrap_or_default() + READY.len());
+                            link.silent.store(true, Ordering::SeqCst);
+                            answer
+                        }
                         Fate::AnswerLost => {
                             link.close();
                             return;
@@ -552,6 +564,10 @@ impl State {
                     };
                     if to.write_all(&answer).is_err() {
                         break;
+                    }
+                    if ends {
+                        link.close();
+                        return;
                     }
                     continue;
                 }

@@ -193,7 +193,10 @@ fn watch(
         .args(["--invoke-address", "127.0.0.1", "--invoke-port", &port.to_string()])
         .env("CARGO_LAMBDA_IGNORE_FILE", root().join("dev/xtask/watch.ignore"))
         .current_dir(root());
-    tools.visible_to(&mut watch).envs(database.map(|url| ("DATABASE_URL", url)));
+    tools.visible_to(&mut watch);
+    if let Some(url) = database {
+        watch.envs([("DATABASE_URL", url), ("DATABASE_POOLER", "none")]);
+    }
     if database.is_some() || env::var_os("PGSSLROOTCERT").is_some() {
         // As in template.yaml: OpenSSL reads the system's roots even where nobody needs them.
         watch.env("SSL_CERT_FILE", "/dev/null");

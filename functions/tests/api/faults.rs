@@ -26,7 +26,7 @@ fn started(binary: &str, database: &Database) -> Function {
 }
 
 /// Ends all connections to a database from the server's side, and waits until they are gone.
-fn terminate_backends(database: &Database) -> i64 {
+pub(crate) fn terminate_backends(database: &Database) -> i64 {
     let others = "SELECT count(*) FROM (SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
                   WHERE datname = current_database() AND pid <> pg_backend_pid()) AS ended";
     database.client().query_one(others, &[]).expect("ending connections").get(0)

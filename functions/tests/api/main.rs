@@ -4,6 +4,7 @@
 
 mod callers;
 mod chaos;
+mod concurrency;
 mod configuration;
 mod create_user;
 mod delete_user;
@@ -12,6 +13,7 @@ mod errors;
 mod faults;
 mod get_user;
 mod hijacking;
+mod imports;
 mod input;
 mod keys;
 mod list_users;
@@ -21,6 +23,7 @@ mod model;
 mod old_keys;
 mod openapi;
 mod outcomes;
+mod prepared;
 mod properties;
 mod roles;
 mod round_trips;

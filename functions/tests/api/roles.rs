@@ -104,8 +104,13 @@ fn each_endpoint_works_with_the_role_with_its_access_and_no_writer_with_another(
 }
 
 /// Time limits below ours, and that an acknowledged write survives, whatever the server's own settings are.
-const SETTINGS: [&str; 4] =
-    ["idle_session_timeout=10min", "lock_timeout=1s", "statement_timeout=2s", "synchronous_commit=on"];
+const SETTINGS: [&str; 5] = [
+    "enable_seqscan=off",
+    "idle_session_timeout=10min",
+    "lock_timeout=1s",
+    "statement_timeout=2s",
+    "synchronous_commit=on",
+];
 
 #[test]
 fn what_the_documents_tell_to_set_for_ones_own_user_is_what_migrate_sets() {

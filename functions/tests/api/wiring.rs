@@ -81,7 +81,7 @@ fn the_events_of_the_tests_have_the_members_of_those_in_the_files() {
     }
 }
 
-fn root(path: &str) -> PathBuf {
+pub(crate) fn root(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
 }
 
