@@ -103,49 +103,66 @@ fn attributes<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn the_sessions_in_the_readme_are_what_happens_and_ctrl_c_stops_everything() {
-    let dev = Dev::start("readme");
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
-    let readme = fs::read_to_string(readme).unwrap();
-    let commands: Vec<_> = readme
-        .split("```console\n")
-        .skip(1)
-        .map(|block| format!("\n{}", block.split("\n```").next().unwrap()))
-        .flat_map(|block| block.split("\n$ ").skip(1).map(str::to_owned).collect::<Vec<_>>())
-        .map(|text| text.split_inclusive('\n').filter(|line| !line.starts_with("# ")).collect::<String>())
-        .collect();
-    assert!(commands.len() > 12, "{commands:#?}");
+fn the_sessions_in_the_documents_are_what_happens_and_ctrl_c_stops_everything() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let documents = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut seen = Vec::new();
+    for document in documents.chain([root.join("README.md")]) {
+        let commands = commands_of(&fs::read_to_string(&document).unwrap());
+        if commands.is_empty() {
+            continue;
+        }
+        let name = document.file_stem().unwrap().to_str().unwrap();
+        let dev = Dev::start(name);
+        for ((command, expected), found) in commands.iter().zip(output_of(&commands, dev.port)) {
+            assert_eq!(found, *expected, "{name}: {command}");
+        }
+        dev.signal(Signal::INT);
+        let (status, stderr) = dev.end();
+        assert_eq!(status.code(), Some(0), "{stderr}");
+        seen.push(name.to_owned());
+    }
+    seen.sort();
+    assert_eq!(seen, ["README", "reliability"]);
+}
 
-    // One shell, for the sake of the variables.
+/// The commands in a document's sessions, each with the output that it tells.
+fn commands_of(document: &str) -> Vec<(String, String)> {
+    let blocks = document.split("```console\n").skip(1).map(|block| block.split("\n```").next().unwrap());
+    blocks
+        .flat_map(|block| {
+            let lines = format!("\n{block}\n");
+            let commands = lines.split("\n$ ").skip(1).map(|text| {
+                let lines = text.split_inclusive('\n').filter(|line| !line.starts_with("# "));
+                let text: String = lines.collect();
+                // A command goes on after a backslash; what follows is its output.
+                let end = text.match_indices('\n').find(|(at, _)| !text[..*at].ends_with('\\'));
+                let (command, output) = text.split_at(end.map_or(text.len(), |(at, _)| at));
+                (command.to_owned(), output.trim().to_owned())
+            });
+            commands.collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// What the commands print when the API is at this port. One shell runs them all, for the sake of the variables.
+fn output_of(commands: &[(String, String)], port: u16) -> Vec<String> {
     let mut shell = Command::new("sh")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
         .spawn()
         .unwrap();
     let mut stdin = shell.stdin.take().unwrap();
-    let mut expected = Vec::new();
-    for text in &commands {
-        // A command goes on after a backslash; what follows is its output.
-        let end = text
-            .match_indices('\n')
-            .find(|(at, _)| !text[..*at].ends_with('\\'))
-            .map_or(text.len(), |(at, _)| at);
-        let (command, output) = text.split_at(end);
-        expected.push((command, output.trim()));
-        writeln!(stdin, "{}\nprintf '\\0'", command.replace(":5000/", &format!(":{}/", dev.port))).unwrap();
+    for (command, _) in commands {
+        writeln!(stdin, "{}\nprintf '\\0'", command.replace(":5000/", &format!(":{port}/"))).unwrap();
     }
     drop(stdin);
     let output = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
-    let found: Vec<_> = output.trim_end_matches('\0').split('\0').map(str::trim).collect();
-    assert_eq!(found.len(), expected.len(), "{found:#?}");
-    for ((command, expected), found) in expected.into_iter().zip(found) {
-        assert_eq!(found, expected, "{command}");
-    }
-
-    dev.signal(Signal::INT);
-    let (status, stderr) = dev.end();
-    assert_eq!(status.code(), Some(0), "{stderr}");
+    let output: Vec<_> = output.split('\0').map(|text| text.trim().to_owned()).collect();
+    assert_eq!(output.len(), commands.len() + 1, "{output:#?}");
+    output
 }
 
 #[test]

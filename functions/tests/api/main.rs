@@ -9,6 +9,7 @@ mod configuration;
 mod create_user;
 mod delete_user;
 mod differential;
+mod documents;
 mod errors;
 mod faults;
 mod get_user;
