@@ -33,6 +33,9 @@ Usage: cargo xtask <command>
   migrate      apply the migrations to DATABASE_URL
   test [ARGS]  run all tests; ARGS are those of `cargo test`. Starts a throwaway PostgreSQL unless
                TEST_DATABASE_URL is set
+  mutants [ARGS]
+               change the code, one small fault at a time, and run the tests for each, which takes hours; ARGS are those
+               of `cargo mutants`, for instance `--file shared/src/db.rs`
   docs [DIR]   write the documentation page into DIR (default: target/docs), for any web server
   check [CHECK ...]
                run every other check, or those named: format, lints, docs, SQL, contract, template, build,
@@ -116,6 +119,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         "dev" => dev::run(&dev::Options::parse(rest)?, &target, &mut processes, &mut tools),
         "migrate" => migrate(&mut processes, None).map(|()| ExitCode::SUCCESS),
         "test" => test::run(rest, &target, &mut processes, &mut tools),
+        "mutants" => test::mutants(rest, &target, &mut processes, &mut tools),
         "docs" => docs::write(rest, &target, &mut processes, &mut tools),
         "fuzz" => contract::fuzz(rest, &target, &mut processes, &mut tools),
         "bench" => bench::run(rest, &target, &mut processes, &mut tools),

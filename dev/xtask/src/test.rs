@@ -46,6 +46,24 @@ pub(crate) fn run_with_artifacts(
     if status.success() { Ok(()) } else { failed("what `sam build` made does not pass the tests") }
 }
 
+/// Changes the code of what ships, one small fault at a time, and runs the tests for each, all but the soak: a mutant that
+/// survives shows what no test looks at. These arguments are those of `cargo mutants`.
+pub(crate) fn mutants(
+    arguments: &[String],
+    target: &Path,
+    processes: &mut Processes,
+    tools: &mut Tools,
+) -> Result<ExitCode> {
+    tools.cargo_mutants(processes)?;
+    let mut mutants = cargo();
+    mutants.args(["mutants", "--package", "functions", "--package", "shared", "--output"]).arg(target);
+    // A mutant of one package is caught by the tests of the other as well.
+    mutants.args(["--test-package", "functions,shared", "--minimum-test-timeout", "600"]);
+    mutants.args(arguments).args(["--", "--", "--skip", "soak"]);
+    let status = run_with_server(&mut mutants, target, processes, tools)?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 fn run_with_server(
     tests: &mut Command,
     target: &Path,

@@ -16,6 +16,7 @@ use crate::{
 
 const CARGO_LAMBDA: &str = "1.9.2";
 const CARGO_DENY: &str = "0.20.2";
+const CARGO_MUTANTS: &str = "27.1.0";
 const NODE: &str = "24.19.0";
 const POSTGRES: &str = "18.4.0-beta.17";
 /// The oldest PostgreSQL that will do.
@@ -156,6 +157,14 @@ impl Tools {
                 Ok(None)
             }
         }
+    }
+
+    /// Makes `cargo mutants` work.
+    pub(crate) fn cargo_mutants(&mut self, processes: &mut Processes) -> Result<()> {
+        if works(cargo().args(["mutants", "--version"])) {
+            return Ok(());
+        }
+        self.cargo_install(processes, "cargo-mutants", CARGO_MUTANTS)
     }
 
     fn cargo_install(&mut self, processes: &mut Processes, name: &str, version: &str) -> Result<()> {
