@@ -49,7 +49,8 @@ pub(crate) fn run(
     tools: &mut Tools,
 ) -> Result<ExitCode> {
     if let Some(word) = words.iter().find(|&word| !CHECKS.iter().any(|(title, _)| title.starts_with(word))) {
-        return failed(format!("there is no check `{word}`"));
+        let titles = CHECKS.map(|(title, _)| title).join("\n  ");
+        return failed(format!("there is no check `{word}`; the checks are:\n  {titles}"));
     }
     let mut checks = Checks { target, processes, tools };
     let mut failures = Vec::new();

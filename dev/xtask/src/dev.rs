@@ -159,23 +159,31 @@ fn document(api: u16, processes: &mut Processes, tools: &mut Tools) -> Result<u1
     Ok(port)
 }
 
-/// The wanted port if it is free; else the usual one, or any other.
+/// The wanted port if we can have it; else the usual one, or any other.
 fn choose_port(wanted: Option<u16>, usual: u16) -> Result<u16> {
-    match wanted {
-        Some(port) if is_free(port) => Ok(port),
-        Some(port) => failed(format!("port {port} is taken: choose another one with --port")),
-        None if is_free(usual) => Ok(usual),
-        None => {
+    match (wanted, obstacle(wanted.unwrap_or(usual))) {
+        (_, None) => Ok(wanted.unwrap_or(usual)),
+        (Some(port), Some(obstacle)) => {
+            failed(format!("port {port} {obstacle}: choose another one with --port"))
+        }
+        (None, Some(obstacle)) => {
             let port = free_port()?;
-            say(format_args!("port {usual} is taken, so this will be port {port}"));
+            say(format_args!("port {usual} {obstacle}, so this will be port {port}"));
             Ok(port)
         }
     }
 }
 
-/// Nobody answers at `localhost`, by whatever address curl tries first, and we may listen.
-fn is_free(port: u16) -> bool {
-    TcpStream::connect(("localhost", port)).is_err() && TcpListener::bind(("127.0.0.1", port)).is_ok()
+/// Why we cannot listen on a port: nobody may answer at `localhost`, by whatever address curl tries first.
+fn obstacle(port: u16) -> Option<String> {
+    if TcpStream::connect(("localhost", port)).is_ok() {
+        return Some("is taken".to_owned());
+    }
+    match TcpListener::bind(("127.0.0.1", port)).err()?.kind() {
+        io::ErrorKind::AddrInUse => Some("is taken".to_owned()),
+        io::ErrorKind::PermissionDenied => Some("is not permitted to this user".to_owned()),
+        kind => Some(format!("cannot be listened on ({kind})")),
+    }
 }
 
 /// Starts `cargo lambda watch`. Its output goes to the log, and to the terminal once the flag is set.

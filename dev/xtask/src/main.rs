@@ -112,6 +112,17 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         print!("{USAGE}");
         return Ok(ExitCode::SUCCESS);
     }
+    if rest.iter().take_while(|it| *it != "--").any(|it| it == "--help" || it == "-h") {
+        let help = help(command);
+        if help.is_empty() {
+            return unknown(command);
+        }
+        print!("Usage: cargo xtask <command>\n\n{help}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if command == "migrate" && !rest.is_empty() {
+        return failed("`migrate` takes no arguments; see `cargo xtask migrate --help`");
+    }
     let target = target_folder()?;
     let mut processes = Processes::new()?;
     let mut tools = Tools::new(&target);
@@ -124,8 +135,28 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         "fuzz" => contract::fuzz(rest, &target, &mut processes, &mut tools),
         "bench" => bench::run(rest, &target, &mut processes, &mut tools),
         "check" => check::run(rest, &target, &mut processes, &mut tools),
-        _ => failed(format!("there is no command `{command}`; see `cargo xtask --help`")),
+        _ => unknown(command),
     }
+}
+
+fn unknown(command: &str) -> Result<ExitCode> {
+    failed(format!("there is no command `{command}`; see `cargo xtask --help`"))
+}
+
+/// What [`USAGE`] says about one command: nothing if there is no such command.
+fn help(command: &str) -> String {
+    let mut described = "";
+    let mut help = String::new();
+    for line in USAGE.split_inclusive('\n') {
+        // Two spaces before a command, more before what explains it.
+        if let Some(start) = line.strip_prefix("  ").filter(|it| !it.starts_with(' ')) {
+            described = start.split_whitespace().next().unwrap_or_default();
+        }
+        if described == command {
+            help.push_str(line);
+        }
+    }
+    help
 }
 
 /// Applies the migrations, to the environment's DATABASE_URL if none is given.
