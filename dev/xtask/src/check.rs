@@ -4,6 +4,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
+    time::SystemTime,
 };
 
 use crate::{
@@ -27,7 +28,7 @@ struct Checks<'a> {
 
 type Check = fn(&mut Checks<'_>) -> Result<()>;
 
-const CHECKS: [(&str, Check); 11] = [
+const CHECKS: [(&str, Check); 12] = [
     ("format: rustfmt has nothing to change", format),
     ("lints: clippy finds nothing", lints),
     ("docs: rustdoc finds nothing", docs),
@@ -39,6 +40,7 @@ const CHECKS: [(&str, Check); 11] = [
     ("instructions: what SAM built executes not many more than recorded", instructions),
     ("dependencies: licences, sources, and OpenSSL as the only TLS library", dependencies),
     ("advisories: no dependency has a known defect", advisories),
+    ("OpenSSL: what is built is supported", openssl),
 ];
 
 /// Runs all checks, or those whose titles begin with one of these words, and fails with the list of those that failed.
@@ -153,15 +155,65 @@ fn dependencies(checks: &mut Checks<'_>) -> Result<()> {
     checks.pass(all.args(["deny", "--workspace"]).args(config).args(["licenses", "sources"]))
 }
 
+/// Where the database can't be reached, `ADVISORY_DB` may name a local clone of it.
 fn advisories(checks: &mut Checks<'_>) -> Result<()> {
+    let copy = env::var("ADVISORY_DB").map(|path| {
+        let key = format!("url.file://{path}.insteadOf");
+        [
+            ("GIT_CONFIG_COUNT", "1".to_owned()),
+            ("GIT_CONFIG_KEY_0", key),
+            ("GIT_CONFIG_VALUE_0", ADVISORIES.to_owned()),
+        ]
+    });
+    let copy: Vec<_> = copy.into_iter().flatten().collect();
     let mut reach = Command::new("git");
-    reach.args(["ls-remote", "--exit-code", ADVISORIES, "HEAD"]).env("GIT_TERMINAL_PROMPT", "0");
+    reach
+        .args(["ls-remote", "--exit-code", ADVISORIES, "HEAD"])
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .envs(copy.clone());
     if !checks.processes.run(reach.stdout(Stdio::null()).stderr(Stdio::null()))?.success() {
-        say("advisories: not checked (database unreachable)");
+        say("advisories: not checked (database unreachable; ADVISORY_DB=<folder of a clone> helps)");
         return Ok(());
     }
     checks.tools.cargo_deny(checks.processes)?;
-    checks.pass(cargo().args(["deny", "--workspace", "--config", "dev/deny.toml", "check", "advisories"]))
+    let mut deny = cargo();
+    deny.args(["deny", "--workspace", "--config", "dev/deny.toml", "check", "advisories"]);
+    checks.pass(deny.envs(copy))
+}
+
+/// Until when OpenSSL 4.0 is supported, in seconds since 1970: 2027-05-14.
+/// Source: <https://openssl-library.org/policies/releasestrat/>
+const OPENSSL: (&str, u64) = ("4.0.", 1_810_252_800);
+
+fn openssl(_: &mut Checks<'_>) -> Result<()> {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).context("read Cargo.lock")?;
+    // The one that is compiled names the version of OpenSSL behind its own.
+    let mut versions = lock.lines().filter_map(|line| line.strip_prefix("version = \"")?.strip_suffix('"'));
+    let (release, end) = OPENSSL;
+    let built = versions.find(|version| version.contains("+") && version.starts_with("400."));
+    let Some(built) = built.filter(|it| it.split_once('+').is_some_and(|(_, it)| it.starts_with(release)))
+    else {
+        return failed(format!(
+            "Cargo.lock has no OpenSSL {release}: tell the check until when the new one is supported"
+        ));
+    };
+    let mut update = cargo();
+    update.args(["update", "--dry-run", "--package", &format!("openssl-src@{built}")]);
+    let update = update.current_dir(root()).output().context("run cargo update")?;
+    if String::from_utf8_lossy(&update.stderr).contains("openssl-src v") {
+        say(format_args!(
+            "OpenSSL: there is a newer one than {built}: cargo update --package openssl-src@{built}"
+        ));
+    }
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+    match (end.saturating_sub(now) / 86_400, now < end) {
+        (_, false) => failed(format!("OpenSSL {built} is not supported any more")),
+        (days @ ..90, true) => {
+            say(format_args!("OpenSSL: the support of {built} ends in {days} days"));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Checks<'_> {
