@@ -99,9 +99,44 @@ impl Environment {
     pub(crate) fn invoke(&mut self, event: &str) -> (Duration, Vec<u8>) {
         self.wait_for_asking();
         let asking = self.asking.take().expect("a process that asks");
+        let next = self.next(event);
+        let start = Instant::now();
+        self.reply(asking, &next);
+        let request = self.request();
+        let elapsed = start.elapsed();
+        self.accept(&request);
+        (elapsed, request.body)
+    }
+
+    /// Results per second of a process that has an event whenever it asks for one, as often at once as it likes.
+    pub(crate) fn rate(mut self, event: &str, time: Duration) -> f64 {
+        self.wait_for_asking();
+        let (start, mut results, mut asking) = (Instant::now(), 0, self.asking.take());
+        while start.elapsed() < time {
+            match asking.take() {
+                Some(connection) => {
+                    let next = self.next(event);
+                    self.reply(connection, &next);
+                }
+                None => {
+                    let request = self.request();
+                    if request.line.contains("/invocation/next ") {
+                        asking = Some(request.connection);
+                    } else {
+                        self.accept(&request);
+                        results += 1;
+                    }
+                }
+            }
+        }
+        f64::from(results) / start.elapsed().as_secs_f64()
+    }
+
+    /// The invocation that a process gets which asks for one.
+    fn next(&mut self, event: &str) -> String {
         self.invocations += 1;
         let deadline = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970");
-        let next = format!(
+        format!(
             "HTTP/1.1 200 OK\r\n\
              Content-Type: application/json\r\n\
              Content-Length: {}\r\n\
@@ -113,11 +148,11 @@ impl Environment {
             event.len(),
             self.invocations,
             deadline.as_millis() + 10_000,
-        );
-        let start = Instant::now();
-        self.reply(asking, &next);
-        let request = self.request();
-        let elapsed = start.elapsed();
+        )
+    }
+
+    /// Takes a result.
+    fn accept(&mut self, request: &Request) {
         if !request.line.contains("/response ") {
             self.fail(&format!("{}{}", request.line, String::from_utf8_lossy(&request.body)));
         }
@@ -125,7 +160,6 @@ impl Environment {
             request.connection,
             "HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"status\":\"OK\"}",
         );
-        (elapsed, request.body)
     }
 
     /// Ends the process as Lambda does, and returns what it has logged.

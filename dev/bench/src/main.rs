@@ -82,6 +82,12 @@ fn bench(rounds: usize, results: &Path) {
         println!("· load, round {round} of {FEWER_ROUNDS}");
         bench.load(&subjects, &mut figures, Duration::from_secs(3));
     }
+    for round in 1..=FEWER_ROUNDS {
+        println!("· several at once, round {round} of {FEWER_ROUNDS}");
+        for (subject, figures) in subjects.iter().zip(&mut figures).filter(|(it, _)| it.serves_several()) {
+            bench.at_once(subject, figures, Duration::from_secs(3));
+        }
+    }
     report::write(results, &bench, pinned, rounds, started, &figures);
     println!("· the results are in {}", results.display());
 }

@@ -9,7 +9,7 @@ use testkit::{Database, Event, Proxy};
 use crate::{
     gateway::{Client, load, throughput},
     host::Environment,
-    process::run_on,
+    process::{Tree, run_on},
     subject::{Flask, Operation, Subject},
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Sample {
     pub(crate) warm: Vec<Duration>,
     /// Per request.
     pub(crate) warm_cpu: Vec<Duration>,
+    /// Per request, of the server process that it is connected to.
+    pub(crate) database_cpu: Vec<Duration>,
     /// In KiB.
     pub(crate) peak_memory: Vec<u64>,
 }
@@ -40,12 +42,22 @@ pub(crate) struct Figures {
     pub(crate) get: Sample,
     pub(crate) list: Sample,
     pub(crate) create: Sample,
+    pub(crate) update: Sample,
     /// Until the first answer, and per request from then on.
     pub(crate) round_trips: (usize, usize),
     /// Init and first request, and warm requests, with [`DELAYS`].
     pub(crate) delayed: [(Vec<Duration>, Vec<Duration>); DELAYS.len()],
     pub(crate) requests_per_second: Vec<f64>,
+    /// Of one environment with [`DISTANCE`], which has one event at a time, and [`AT_ONCE`].
+    pub(crate) one_at_a_time: Vec<f64>,
+    pub(crate) several_at_once: Vec<f64>,
 }
+
+/// How many events an environment has at once where it can.
+pub(crate) const AT_ONCE: usize = 8;
+
+/// How far away the database is then, in each direction.
+pub(crate) const DISTANCE: Duration = Duration::from_millis(5);
 
 /// The delays that are added in each direction, in milliseconds.
 pub(crate) const DELAYS: [u64; 3] = [0, 1, 10];
@@ -57,7 +69,7 @@ pub(crate) const FLASK: &str = "The guide's Flask app";
 pub(crate) struct Bench {
     /// Holds user 1, Alice, and 999 others, and is only read.
     pub(crate) database: Database,
-    /// Gets new users.
+    /// Holds user 1, gets new ones, and they are changed.
     pub(crate) written: Database,
     pub(crate) postmaster: Option<Pid>,
 }
@@ -74,7 +86,9 @@ impl Bench {
             database.client().query_one("SHOW data_directory", &[]).expect("the data directory").get(0);
         let pid = std::fs::read_to_string(format!("{directory}/postmaster.pid")).ok();
         let postmaster = pid.and_then(|pid| pid.lines().next()?.parse().ok()).map(Pid::from_raw);
-        Self { database, written: Database::new(), postmaster }
+        let written = Database::new();
+        written.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+        Self { database, written, postmaster }
     }
 
     /// Everything on one processor, so that nothing depends on where the scheduler puts whom; or on all.
@@ -93,6 +107,7 @@ impl Bench {
             self.sample(subject, Operation::GetOne, &url, WARM, &mut figures.get);
             if subject.does(Operation::List) {
                 self.sample(subject, Operation::List, &url, WARM / 10, &mut figures.list);
+                self.sample(subject, Operation::Update, &self.written.url(), WARM / 4, &mut figures.update);
                 self.sample(subject, Operation::Create, &self.written.url(), WARM / 4, &mut figures.create);
             }
         }
@@ -110,13 +125,51 @@ impl Bench {
         sample.init.push(init);
         sample.init_cpu.push(init_cpu);
         sample.first.push(ask(&mut environment));
-        let before = environment.tree().cpu();
+        // psycopg prepares a statement when it comes for the sixth time.
+        for _ in 0..10 {
+            ask(&mut environment);
+        }
+        let (before, database_before) = (environment.tree().cpu(), self.sessions_cpu());
         sample.warm.extend((0..warm).map(|_| ask(&mut environment)));
         // Whoever has answered may still be at work: it is done when it asks again.
         environment.init();
         let requests = u32::try_from(warm).expect("a small number");
         sample.warm_cpu.push((environment.tree().cpu() - before) / requests);
+        sample.database_cpu.push((self.sessions_cpu() - database_before) / requests);
         sample.peak_memory.push(environment.tree().peak_memory());
+    }
+
+    /// The processor time of the server processes of all sessions on the databases.
+    fn sessions_cpu(&self) -> Duration {
+        let sessions = "SELECT pid FROM pg_stat_activity WHERE datname = ANY($1) AND pid <> pg_backend_pid()";
+        let names = [self.database.name(), self.written.name()];
+        let sessions = self.database.client().query(sessions, &[&names.as_slice()]).expect("the sessions");
+        sessions.iter().map(|row| Tree(row.get::<_, i32>(0).cast_unsigned()).cpu()).sum()
+    }
+
+    /// The processor time of the server processes of all sessions that have ended: the guide's app opens one for each
+    /// request.
+    fn ended_sessions_cpu(&self) -> Option<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.postmaster?)).ok()?;
+        // Behind the name, which may hold spaces: `cutime` and `cstime`, in hundredths of a second.
+        let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        let ticks =
+            fields.get(13..15)?.iter().map(|field| field.parse::<u64>().unwrap_or_default()).sum::<u64>();
+        Some(Duration::from_millis(ticks * 10))
+    }
+
+    /// One environment, and a database that is further away.
+    pub(crate) fn at_once(&self, subject: &Subject, figures: &mut Figures, time: Duration) {
+        let proxy = Proxy::new();
+        proxy.delay_asleep(DISTANCE);
+        let url = self.database.url_via(&proxy);
+        let rate = |at_once: usize| {
+            let mut command = subject.command(Operation::GetOne, &url);
+            command.env("AWS_LAMBDA_MAX_CONCURRENCY", at_once.to_string());
+            Environment::start(subject.name, command).rate(&event(Operation::GetOne), time)
+        };
+        figures.one_at_a_time.push(rate(1));
+        figures.several_at_once.push(rate(AT_ONCE));
     }
 
     /// The same for the guide's app, over HTTP.
@@ -124,10 +177,13 @@ impl Bench {
         let Some(flask) = Flask::start(&self.database.url()) else { return false };
         let mut client = Client::new(flask.port);
         figures.get.first.push(client.get(PATH));
-        let before = flask.tree().cpu();
-        let requests = 20;
+        let (before, database_before) = (flask.tree().cpu(), self.ended_sessions_cpu());
+        let requests = 50;
         figures.get.warm.extend((0..requests).map(|_| client.get(PATH)));
         figures.get.warm_cpu.push((flask.tree().cpu() - before) / requests);
+        if let (Some(before), Some(now)) = (database_before, self.ended_sessions_cpu()) {
+            figures.get.database_cpu.push((now - before) / requests);
+        }
         figures.get.peak_memory.push(flask.tree().peak_memory());
         true
     }
@@ -200,6 +256,7 @@ fn event(operation: Operation) -> String {
     let event = match operation {
         Operation::GetOne => Event::get(PATH),
         Operation::List => Event::get("/api/users"),
+        Operation::Update => Event::put(PATH).json(&serde_json::json!({ "name": "Alice", "age": 31 })),
         Operation::Create => {
             Event::post("/api/users").json(&serde_json::json!({ "name": "Alice", "age": 30 }))
         }
@@ -217,6 +274,7 @@ fn check(operation: Operation, answer: &[u8]) {
         Operation::List => {
             answer["statusCode"] == 200 && body.as_array().is_some_and(|users| users.len() == 1000)
         }
+        Operation::Update => answer["statusCode"] == 200 && body["age"] == 31,
         Operation::Create => answer["statusCode"] == 201 && body["age"] == 30,
     };
     assert!(right, "not an answer: {answer}");

@@ -26,6 +26,7 @@ pub(crate) enum Operation {
     GetOne,
     List,
     Create,
+    Update,
 }
 
 /// A variable that `cargo xtask bench` sets, if it could fetch what the subject needs.
@@ -41,7 +42,8 @@ pub(crate) struct Subject {
 
 #[derive(PartialEq, Eq)]
 enum Kind {
-    Functions(PathBuf),
+    /// The executables, and what stands between them and the database.
+    Functions(PathBuf, &'static str),
     Probe(PathBuf),
     /// The package, and the runtime interface client.
     Python(PathBuf, PathBuf),
@@ -51,9 +53,11 @@ enum Kind {
 impl Subject {
     /// All whose folders are known; ours first.
     pub(crate) fn all() -> Vec<Self> {
+        let functions = |pooler| Some(Kind::Functions(folder("BENCH_FUNCTIONS")?, pooler));
         let probe = |binary| Some(folder("BENCH_PROBES")?.join(binary).join("bootstrap"));
         [
-            ("This project", folder("BENCH_FUNCTIONS").map(Kind::Functions)),
+            ("This project", functions("none")),
+            ("This project, for a pooler", functions("transaction")),
             ("Probe, native-tls", probe("native-tls").map(Kind::Probe)),
             ("Probe, rustls", probe("rustls").map(Kind::Probe)),
             (
@@ -75,6 +79,11 @@ impl Subject {
         operation == Operation::GetOne || !matches!(self.kind, Kind::Probe(_))
     }
 
+    /// Whether an environment of it can serve several requests at once.
+    pub(crate) fn serves_several(&self) -> bool {
+        matches!(self.kind, Kind::Functions(..) | Kind::Probe(_))
+    }
+
     /// What starts an environment of it for this database.
     pub(crate) fn command(&self, operation: Operation, url: &str) -> Command {
         let (url_without_options, options) = url.split_once('?').unwrap_or((url, ""));
@@ -85,9 +94,14 @@ impl Subject {
             Operation::GetOne => ["get-user", "get_user", "getUser"],
             Operation::List => ["list-users", "list_users", "listUsers"],
             Operation::Create => ["create-user", "create_user", "createUser"],
+            Operation::Update => ["update-user", "update_user", "updateUser"],
         };
         let mut command = match &self.kind {
-            Kind::Functions(folder) => Command::new(bootstrap(folder, function)),
+            Kind::Functions(folder, pooler) => {
+                let mut command = Command::new(bootstrap(folder, function));
+                command.env("DATABASE_POOLER", pooler);
+                command
+            }
             Kind::Probe(program) => {
                 let mut command = Command::new(program);
                 // At INFO lambda_http's default would prepare the context of a record for each request.
@@ -116,7 +130,7 @@ impl Subject {
         command.envs(own.into_iter().filter_map(|(name, value)| Some((name, value?))));
         command.env("PGSSLROOTCERT", root_cert);
         match &self.kind {
-            Kind::Functions(_) | Kind::Probe(_) => {
+            Kind::Functions(..) | Kind::Probe(_) => {
                 // As template.yaml has it.
                 command.env("SSL_CERT_FILE", "/dev/null").env("DATABASE_URL", url);
                 command.envs(folder("BENCH_LAYER").map(|layer| ("OPENSSL_CONF", layer.join("openssl.cnf"))));
@@ -134,7 +148,7 @@ impl Subject {
     /// The bytes that are deployed, as they are and compressed. What AWS's runtimes bring does not count.
     pub(crate) fn package(&self) -> (u64, u64) {
         match &self.kind {
-            Kind::Functions(folder) => size(&bootstrap(folder, "get-user")),
+            Kind::Functions(folder, _) => size(&bootstrap(folder, "get-user")),
             Kind::Probe(program) => size(program),
             Kind::Python(package, _) | Kind::Node(package, _) => size(package),
         }

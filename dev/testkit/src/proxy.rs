@@ -192,6 +192,7 @@ struct Seen {
     greeting: Greeting,
     next_greetings: VecDeque<Greeting>,
     delay: Duration,
+    asleep: bool,
     lose_request: bool,
     lose_answer: bool,
     fate: Fate,
@@ -293,6 +294,12 @@ impl Proxy {
     /// Holds back all that passes, in each direction, for so long.
     pub fn delay(&self, delay: Duration) {
         lock(&self.state.seen).delay = delay;
+    }
+
+    /// The same, a little longer perhaps, and without a processor: for many connections at once.
+    pub fn delay_asleep(&self, delay: Duration) {
+        let mut seen = lock(&self.state.seen);
+        (seen.delay, seen.asleep) = (delay, true);
     }
 
     /// Swallows what is sent on the connections that are open, in both directions: they stay open.
@@ -506,7 +513,7 @@ impl State {
         let mut buffer = [0; 16 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             let bytes = &buffer[..length];
-            let (lost, delay, fate) = {
+            let (lost, delay, asleep, fate) = {
                 let mut seen = lock(&self.seen);
                 let (lost, fate) = match direction {
                     Direction::ToServer => {
@@ -520,13 +527,13 @@ impl State {
                         (&mut seen.lose_answer, std::mem::take(&mut *lock(&link.fate)))
                     }
                 };
-                (std::mem::take(lost), seen.delay, fate)
+                (std::mem::take(lost), seen.delay, seen.asleep, fate)
             };
             if lost {
                 link.close();
                 return;
             }
-            wait(delay);
+            wait(delay, asleep);
             match (direction, fate) {
                 (_, Fate::Pass) => {}
                 (Direction::ToServer, Fate::Swallowed) => continue,
@@ -597,8 +604,8 @@ fn is_statement(message: &[u8]) -> bool {
 
 /// Sleeping lets the processor sleep as well, and its waking takes up to a millisecond: delays as short as those of the
 /// benchmark are spun.
-fn wait(delay: Duration) {
-    if delay > Duration::from_millis(10) {
+fn wait(delay: Duration, asleep: bool) {
+    if asleep || delay > Duration::from_millis(10) {
         return thread::sleep(delay);
     }
     let end = Instant::now() + delay;

@@ -36,7 +36,7 @@ pub(crate) fn run(
     let functions = folder.join("functions");
     let mut build = cargo();
     build.args(["lambda", "build", "--release", "--package", "functions"]);
-    build.args(["--bin", "get-user", "--bin", "list-users", "--bin", "create-user"]);
+    build.args(["--bin", "get-user", "--bin", "list-users", "--bin", "create-user", "--bin", "update-user"]);
     build.arg("--lambda-dir").arg(&functions).current_dir(root());
     processes
         .succeed(tools.visible_to(&mut build), "the functions cannot be built: see the message above")?;

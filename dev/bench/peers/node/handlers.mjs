@@ -35,6 +35,13 @@ export async function listUsers() {
   return answer(200, await query('SELECT id, name, age FROM users ORDER BY id LIMIT 1000'));
 }
 
+export async function updateUser(event) {
+  const { name, age } = JSON.parse(event.body);
+  const sql = 'UPDATE users SET name = $2, age = $3 WHERE id = $1 RETURNING id, name, age';
+  const [user] = await query(sql, [event.pathParameters.id, name, age]);
+  return user ? answer(200, user) : answer(404, { error: 'User not found' });
+}
+
 export async function createUser(event) {
   const { name, age } = JSON.parse(event.body);
   const sql = 'INSERT INTO users (name, age) VALUES ($1, $2) RETURNING id, name, age';

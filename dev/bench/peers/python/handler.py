@@ -35,6 +35,13 @@ def list_users(event, context):
     return answer(200, execute("SELECT id, name, age FROM users ORDER BY id LIMIT 1000").fetchall())
 
 
+def update_user(event, context):
+    user_id, new = int(event["pathParameters"]["id"]), json.loads(event["body"])
+    sql = "UPDATE users SET name = %s, age = %s WHERE id = %s RETURNING id, name, age"
+    user = execute(sql, (new["name"], new["age"], user_id)).fetchone()
+    return answer(200, user) if user else answer(404, {"error": "User not found"})
+
+
 def create_user(event, context):
     new = json.loads(event["body"])
     sql = "INSERT INTO users (name, age) VALUES (%s, %s) RETURNING id, name, age"

@@ -2,7 +2,7 @@
 
 use std::env;
 
-use lambda_http::{Body, Error, Request, RequestExt, Response, http::header::CONTENT_TYPE, run, service_fn};
+use lambda_http::{Body, Error, Request, RequestExt, Response, http::header::CONTENT_TYPE, run_concurrent, service_fn};
 use serde_json::json;
 use tokio_postgres::{
     Client, Config, Socket,
@@ -35,8 +35,8 @@ where
     let mut config: Config = var("DATABASE_URL").split('?').next().unwrap_or_default().parse()?;
     let (client, connection) = config.ssl_mode(SslMode::Require).connect(tls).await?;
     tokio::spawn(connection);
-    let client = &client;
-    run(service_fn(|event| get(client, event))).await
+    let client: &'static Client = Box::leak(Box::new(client));
+    run_concurrent(service_fn(move |event| get(client, event))).await
 }
 
 async fn get(client: &Client, event: Request) -> Result<Response<Body>, Error> {
