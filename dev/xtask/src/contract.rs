@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Result, dev, failed,
+    Result, dev, docs, failed,
     postgres::free_port,
     process::Processes,
     root,
@@ -38,8 +38,9 @@ pub(crate) fn lint(processes: &mut Processes, tools: &mut Tools) -> Result<()> {
 /// Tries the contract on a running API: by a generated client, in a browser, and with Schemathesis.
 pub(crate) fn check(target: &Path, processes: &mut Processes, tools: &mut Tools) -> Result<()> {
     let running = start(target, processes, tools)?;
-    let outcome = generated_client(running.port, target, processes)
-        .and_then(|()| browser(running.documentation.as_ref(), processes, tools))
+    // First the browser, which needs an empty database.
+    let outcome = browser(&running, target, processes, tools)
+        .and_then(|()| generated_client(running.port, target, processes))
         .and_then(|()| schemathesis(running.port, &[CASES, "--seed", SEED], target, processes));
     processes.stop_all();
     outcome
@@ -89,23 +90,34 @@ fn generated_client(port: u16, target: &Path, processes: &mut Processes) -> Resu
     pass(tools.visible_to(&mut round), processes)
 }
 
-/// Uses the documentation page in a headless Chromium.
+/// Uses the documentation page, as it is served and as a file, and takes a picture of it.
 fn browser(
-    documentation: std::result::Result<&u16, &String>,
+    running: &dev::Running,
+    target: &Path,
     processes: &mut Processes,
     tools: &mut Tools,
 ) -> Result<()> {
-    let port = match documentation {
-        Ok(port) => port,
+    let page = match &running.documentation {
+        Ok(port) => format!("http://localhost:{port}/"),
         Err(sentence) => return failed(format!("there is no documentation page, because {sentence}")),
     };
+    let folder = target.join("contract/docs");
+    docs::write_into(&folder, &docs::viewer(processes, tools)?)?;
+    let picture = target.join("contract/page.png").display().to_string();
+    in_browser(&["screenshot", &page, &picture], processes, tools)?;
+    let (api, folder) = (format!("http://localhost:{}", running.port), folder.display().to_string());
+    in_browser(&["check", &page, &api, &folder], processes, tools)
+}
+
+/// Runs our script for a headless Chromium.
+pub(crate) fn in_browser(arguments: &[&str], processes: &mut Processes, tools: &mut Tools) -> Result<()> {
     let chromium = chromium()?;
     tools.npm(processes)?;
     let playwright = tools.npm_package(processes, "playwright-core", PLAYWRIGHT, Scripts::Ignore)?;
     let mut page = Command::new("node");
-    page.args(["dev/contract/page.js", &format!("http://localhost:{port}/")]);
+    page.arg(root().join("dev/contract/page.js")).args(arguments);
     page.env("PLAYWRIGHT", playwright).env("CHROMIUM", chromium);
-    pass(tools.visible_to(&mut page), processes)
+    processes.succeed(tools.visible_to(&mut page), "the browser found faults: see above")
 }
 
 /// Runs Schemathesis with this number of cases for each operation and phase, and with other options after it.

@@ -1,37 +1,48 @@
 //! The documentation: the contract, `openapi.yaml`, as an interactive page that loads nothing from elsewhere.
 
 use std::{
-    fs,
-    io::{self, BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    convert::Infallible,
+    error::Error,
+    fs, io,
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
 };
 
-use crate::{
-    Context, Result, failed,
-    process::Processes,
-    root, say,
-    tools::{Scripts, Tools},
+use http_body_util::{Either, Full};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client,
+    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue},
+    server,
+    service::service_fn,
 };
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::TcpStream;
+use yaml_rust2::{Yaml, YamlLoader};
 
-const SWAGGER_UI: &str = "5.35.0";
+use crate::{Context, Result, contract, failed, process::Processes, root, say, tools::Tools};
 
-const PAGE: &str = include_str!("../docs.html");
+const SCALAR: &str = "1.72.1";
+/// All that the page needs of the viewer's package.
+const VIEWER: &str = "dist/browser/standalone.js";
 
-/// What the page uses of the viewer's package, and the licences.
-const ASSETS: [(&str, &str); 7] = [
-    ("swagger-ui.css", "text/css"),
-    ("swagger-ui-bundle.js", "text/javascript"),
-    ("favicon-16x16.png", "image/png"),
-    ("favicon-32x32.png", "image/png"),
-    ("LICENSE", "text/plain"),
-    ("NOTICE", "text/plain"),
-    ("swagger-ui-bundle.js.LICENSE.txt", "text/plain"),
-];
+const PAGE: &str = include_str!("../docs/index.html");
+/// The viewer's package has no file with the text of its licence.
+const LICENSE: &str = include_str!("../docs/scalar-license.txt");
 
-/// Writes the page and all that it needs into a folder, for any web server.
+/// Where a picture of the page says that the API is.
+const GUIDE_PORT: u16 = 5000;
+
+/// The browser asks nobody but this server, whatever the viewer would like, which compiles schemas and makes images.
+const ONLY_FROM_HERE: &str = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:";
+
+type Body = Either<Full<Bytes>, Incoming>;
+
+/// `cargo xtask docs`: writes the page into a folder, or takes a picture of it.
 pub(crate) fn write(
     arguments: &[String],
     target: &Path,
@@ -41,100 +52,148 @@ pub(crate) fn write(
     let folder = match arguments {
         [] => target.join("docs"),
         [folder] if !folder.starts_with('-') => PathBuf::from(folder),
-        _ => return failed("`docs` takes one argument, a folder; see `cargo xtask --help`"),
+        [option, file] if option == "--screenshot" => return take_screenshot(file, processes, tools),
+        _ => return failed("`docs` takes a folder, or --screenshot and a file; see `cargo xtask --help`"),
     };
-    let package = viewer(processes, tools)?;
-    fs::create_dir_all(&folder).context(format_args!("create {}", folder.display()))?;
-    let write = || -> io::Result<()> {
-        for (name, _) in ASSETS {
-            fs::copy(package.join(name), folder.join(name))?;
-        }
-        fs::copy(root().join("openapi.yaml"), folder.join("openapi.yaml"))?;
-        fs::write(folder.join("index.html"), PAGE)
-    };
-    write().context(format_args!("write into {}", folder.display()))?;
+    write_into(&folder, &viewer(processes, tools)?)?;
     say(format_args!("the documentation is {}", folder.join("index.html").display()));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The folder of Swagger UI's package.
-pub(crate) fn viewer(processes: &mut Processes, tools: &mut Tools) -> Result<PathBuf> {
-    tools.npm_package(processes, "swagger-ui-dist", SWAGGER_UI, Scripts::Ignore)
+/// Writes the page and all that it needs into a folder, for any web server or to be opened as a file.
+pub(crate) fn write_into(folder: &Path, viewer: &Path) -> Result<()> {
+    let contract = contract_script(None).context("read openapi.yaml")?;
+    let write = || -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join("index.html"), PAGE)?;
+        fs::write(folder.join("contract.js"), contract)?;
+        fs::copy(contract_file(), folder.join("openapi.yaml"))?;
+        fs::copy(viewer, folder.join("scalar.js"))?;
+        fs::write(folder.join("scalar-license.txt"), LICENSE)
+    };
+    write().context(format_args!("write into {}", folder.display()))
 }
 
-/// Serves the page until the process ends. What is asked of the API is passed on to it: with one origin for both, "try
-/// it out" shows every header of an answer, of which the CORS of `cargo lambda watch` would hide most.
+/// Takes a picture of the page as `cargo xtask dev` serves it. It needs no API: nothing is sent.
+fn take_screenshot(file: &str, processes: &mut Processes, tools: &mut Tools) -> Result<ExitCode> {
+    let viewer = viewer(processes, tools)?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listen on a port")?;
+    let page = format!("http://localhost:{}/", listener.local_addr().context("listen on a port")?.port());
+    serve(listener, viewer, GUIDE_PORT);
+    contract::in_browser(&["screenshot", &page, file], processes, tools)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The viewer, a script.
+pub(crate) fn viewer(processes: &mut Processes, tools: &mut Tools) -> Result<PathBuf> {
+    tools.npm_file(processes, "@scalar/api-reference", SCALAR, VIEWER)
+}
+
+/// Serves the page until the process ends. What is asked of the API is passed on to it: with one origin for both, every
+/// header of an answer is shown, of which the CORS of `cargo lambda watch` would hide most.
 pub(crate) fn serve(listener: TcpListener, viewer: PathBuf, api: u16) {
     thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let viewer = viewer.clone();
-            // A client that is gone, or an API that is just being built, ends the connection.
-            thread::spawn(move || drop(answer(client, &viewer, api)));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let served = runtime.and_then(|runtime| runtime.block_on(accept(listener, &viewer, api)));
+        if let Err(error) = served {
+            say(format_args!("the documentation is not served: {error}"));
         }
     });
 }
 
-/// Answers one request and closes the connection.
-fn answer(mut client: TcpStream, viewer: &Path, api: u16) -> io::Result<()> {
-    let mut reader = BufReader::new(client.try_clone()?);
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        if reader.read_until(b'\n', &mut head)? == 0 {
-            return Ok(());
-        }
+async fn accept(listener: TcpListener, viewer: &Path, api: u16) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    loop {
+        let (client, _) = listener.accept().await?;
+        let viewer = viewer.to_owned();
+        let service = service_fn(move |request| {
+            let viewer = viewer.clone();
+            async move { Ok::<_, Infallible>(answer(request, &viewer, api).await) }
+        });
+        // A client that goes away ends its own connection.
+        tokio::spawn(server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), service));
     }
-    let target = head.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
-    if target.starts_with(b"/api/") {
-        return pass_on(&head, &mut reader, &mut client, api);
-    }
-    let (status, content_type, body) = match file(target, viewer)? {
-        Some((content_type, body)) => ("200 OK", content_type, body),
-        None => ("404 Not Found", "text/plain", b"Not found\n".to_vec()),
-    };
-    write!(
-        client,
-        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\
-         Cache-Control: no-cache\r\nConnection: close\r\n\r\n",
-        body.len()
-    )?;
-    client.write_all(&body)
 }
 
-fn file(target: &[u8], viewer: &Path) -> io::Result<Option<(&'static str, Vec<u8>)>> {
-    Ok(match target {
-        b"/" => Some(("text/html", PAGE.into())),
-        b"/openapi.yaml" => {
-            let contract = fs::read_to_string(root().join("openapi.yaml"))?;
-            // The API is where the page is.
-            let contract = contract.replace("default: http://localhost:5000", "default: /");
-            Some(("application/yaml", contract.into()))
-        }
-        _ => {
-            let asset = ASSETS.iter().find(|(name, _)| target.strip_prefix(b"/") == Some(name.as_bytes()));
-            match asset {
-                Some((name, content_type)) => Some((content_type, fs::read(viewer.join(name))?)),
-                None => None,
+async fn answer(request: Request<Incoming>, viewer: &Path, api: u16) -> Response<Body> {
+    let path = request.uri().path();
+    if path.starts_with("/api/") {
+        return match pass_on(request, api).await {
+            Ok(answer) => answer.map(Either::Right),
+            Err(error) => {
+                page(StatusCode::BAD_GATEWAY, "text/plain", format!("The API can't be reached: {error}\n"))
             }
-        }
+        };
+    }
+    match file(path, viewer, api) {
+        Ok(Some((content_type, content))) => page(StatusCode::OK, content_type, content),
+        Ok(None) => page(StatusCode::NOT_FOUND, "text/plain", "Not found\n"),
+        Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),
+    }
+}
+
+fn page(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::new(content.into())));
+    *response.status_mut() = status;
+    for (name, value) in
+        [(CONTENT_TYPE, content_type), (CONTENT_SECURITY_POLICY, ONLY_FROM_HERE), (CACHE_CONTROL, "no-cache")]
+    {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// The content of a file and its type. The contract is read anew each time, so that a change shows.
+fn file(path: &str, viewer: &Path, api: u16) -> io::Result<Option<(&'static str, Vec<u8>)>> {
+    Ok(match path {
+        "/" => Some(("text/html", PAGE.into())),
+        "/contract.js" => Some(("text/javascript", contract_script(Some(api))?.into())),
+        "/openapi.yaml" => Some(("application/yaml", fs::read(contract_file())?)),
+        "/scalar.js" => Some(("text/javascript", fs::read(viewer)?)),
+        "/scalar-license.txt" => Some(("text/plain", LICENSE.into())),
+        _ => None,
     })
 }
 
-/// Sends a request to the API, as the last one of its connection, and what comes back to the client.
-fn pass_on(head: &[u8], body: &mut impl Read, client: &mut TcpStream, api: u16) -> io::Result<()> {
-    let mut api = TcpStream::connect(("127.0.0.1", api))?;
-    let mut length = 0;
-    for (number, line) in head.split_inclusive(|&byte| byte == b'\n').enumerate() {
-        let text = String::from_utf8_lossy(line).to_ascii_lowercase();
-        match text.split_once(':') {
-            Some(("connection", _)) => continue,
-            Some(("content-length", value)) => length = value.trim().parse().map_err(io::Error::other)?,
-            _ => {}
+/// Sends a request to the API.
+async fn pass_on(
+    request: Request<Incoming>,
+    api: u16,
+) -> std::result::Result<Response<Incoming>, Box<dyn Error + Send + Sync>> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, api)).await?;
+    let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender.send_request(request).await?)
+}
+
+fn contract_file() -> PathBuf {
+    root().join("openapi.yaml")
+}
+
+/// What the page takes from us: the contract, and where the API is if requests go to it by way of this server. It is a
+/// script because a page that was opened as a file may read no other file.
+fn contract_script(api: Option<u16>) -> io::Result<String> {
+    let documents =
+        YamlLoader::load_from_str(&fs::read_to_string(contract_file())?).map_err(io::Error::other)?;
+    let contract = to_json(documents.first().unwrap_or(&Yaml::Null));
+    let api = json!(api.map(|port| format!("http://localhost:{port}")));
+    Ok(format!("const contract = {contract};\nconst api = {api};\n"))
+}
+
+/// In the order of the YAML, which a map of `serde_json` would sort.
+fn to_json(yaml: &Yaml) -> String {
+    match yaml {
+        Yaml::Hash(members) => {
+            let members: Vec<_> =
+                members.iter().map(|(name, it)| format!("{}:{}", to_json(name), to_json(it))).collect();
+            format!("{{{}}}", members.join(","))
         }
-        api.write_all(line)?;
-        if number == 0 {
-            api.write_all(b"Connection: close\r\n")?;
-        }
+        Yaml::Array(items) => format!("[{}]", items.iter().map(to_json).collect::<Vec<_>>().join(",")),
+        Yaml::String(text) => json!(text).to_string(),
+        Yaml::Integer(number) => number.to_string(),
+        Yaml::Real(number) => number.clone(),
+        Yaml::Boolean(truth) => truth.to_string(),
+        Yaml::Null | Yaml::Alias(_) | Yaml::BadValue => "null".to_owned(),
     }
-    io::copy(&mut body.take(length), &mut api)?;
-    io::copy(&mut api, client).map(drop)
 }

@@ -19,6 +19,8 @@ use std::{
     process::ExitCode,
 };
 
+use serde_json::Value;
+
 use process::{Processes, cargo};
 use tools::Tools;
 
@@ -36,7 +38,10 @@ Usage: cargo xtask <command>
   mutants [ARGS]
                change the code, one small fault at a time, and run the tests for each, which takes hours; ARGS are those
                of `cargo mutants`, for instance `--file shared/src/db.rs`
-  docs [DIR]   write the documentation page into DIR (default: target/docs), for any web server
+  docs [DIR]   write the documentation page into DIR (default: target/docs), for any web server or to be opened as
+               a file
+  docs --screenshot FILE
+               take a picture of the page
   check [CHECK ...]
                run every other check, or those named: format, lints, docs, SQL, contract, template, build,
                instructions, dependencies, advisories
@@ -94,11 +99,9 @@ fn target_folder() -> Result<PathBuf> {
         .args(["metadata", "--no-deps", "--format-version=1"])
         .output()
         .context("run cargo metadata")?;
-    let metadata = String::from_utf8_lossy(&output.stdout);
-    // The one string that is needed does not justify a JSON parser in everybody's first build.
-    let folder = metadata.split_once("\"target_directory\":\"").and_then(|(_, rest)| rest.split_once('"'));
-    match folder {
-        Some((folder, _)) => Ok(PathBuf::from(folder.replace(r"\\", r"\"))),
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    match metadata["target_directory"].as_str() {
+        Some(folder) => Ok(PathBuf::from(folder)),
         None => failed("cargo metadata does not tell the target folder; does `cargo metadata` work?"),
     }
 }

