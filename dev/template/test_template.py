@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shlex
 import unittest
 from datetime import UTC, datetime, timedelta
 
@@ -356,24 +355,6 @@ class Template(unittest.TestCase):
         for namespace in namespaces:
             self.assertIn(namespace, shown)
         self.assertEqual(len(body["widgets"]), 6 if uses_dsql(stack) else 5)
-
-    @everywhere
-    def test_the_curl_lines_carry_what_the_authorization_asks_for(self, stack):
-        session = "x-amz-security-token: $AWS_SESSION_TOKEN"
-        key = "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY"
-        expected = {
-            "IAM": ["--aws-sigv4", "aws:amz:${AWS::Region}:execute-api", "--user", key, "-H", session],
-            "JWT": ["-H", "Authorization: Bearer $TOKEN"],
-            "NONE": [],
-        }
-        url = "${Api.ApiEndpoint}/api/users"
-        create = ["-H", "Content-Type: application/json", "-d", '{"name":"Alice","age":30}']
-        outputs = {name: plain(it["Value"]) for name, it in stack.template["Outputs"].items()}
-        options = expected[stack.decided["authorization"].split(",")[0]]
-        self.assertEqual(outputs["Url"], url)
-        self.assertEqual(shlex.split(outputs["List"]), ["curl", *options, url])
-        self.assertEqual(shlex.split(outputs["Create"]), ["curl", *options, *create, url])
-        self.assertEqual("ClusterEndpoint" in outputs, uses_dsql(stack))
 
 
 class Parameters(unittest.TestCase):

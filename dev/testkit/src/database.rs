@@ -140,7 +140,7 @@ impl Database {
     /// # Panics
     /// When it can't be made.
     pub fn client(&self) -> Client {
-        Server::current().connect(&self.name)
+        Server::current().client(&self.name)
     }
 
     /// Runs statements that return nothing.
@@ -290,7 +290,7 @@ impl Server {
         Some(percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
     }
 
-    fn connect(&self, database: &str) -> Client {
+    pub(crate) fn client(&self, database: &str) -> Client {
         let Self { credentials, host, port, .. } = self;
         let mut config: Config =
             format!("postgres://{credentials}@{host}:{port}/{database}").parse().expect("TEST_DATABASE_URL");
@@ -324,7 +324,7 @@ impl Run {
         static RUN: OnceLock<Run> = OnceLock::new();
         RUN.get_or_init(|| {
             let server = Server::current();
-            let mut admin = server.connect(&server.database);
+            let mut admin = server.client(&server.database);
             sweep(&mut admin);
             // Session-level: the server lets go of it however this process ends.
             let number = admin
@@ -387,7 +387,7 @@ mod tests {
     use super::*;
 
     fn exists(name: &str) -> bool {
-        let mut admin = Server::current().connect(&Server::current().database);
+        let mut admin = Server::current().client(&Server::current().database);
         admin.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&name]).unwrap().is_some()
     }
 
@@ -407,7 +407,7 @@ mod tests {
     #[test]
     fn what_a_crashed_run_left_is_swept_and_what_is_in_use_is_not() {
         let server = Server::current();
-        let mut admin = server.connect(&server.database);
+        let mut admin = server.client(&server.database);
         // Nobody holds the lock of this run's number.
         let crashed = format!("test_{}_0", 2_000_000_000_000_000 + i64::from(std::process::id()));
         admin.batch_execute(&format!("CREATE DATABASE {crashed}")).unwrap();

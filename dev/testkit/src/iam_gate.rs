@@ -1,18 +1,22 @@
 //! The front door of Aurora DSQL, and of RDS with IAM authentication: TLS, and a token in place of a password.
 
+use std::collections::HashMap;
 use std::io::{Error, Result};
 use std::net::TcpListener;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use percent_encoding::percent_decode_str;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use rustls::version::TLS13;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, copy_bidirectional, split};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
 
+use crate::account::{Account, Admission};
 use crate::certificate::Certificate;
 use crate::database::PASSWORD;
 use crate::proxy::{SSL_REQUEST, error_response};
@@ -37,7 +41,8 @@ impl Service {
         }
     }
 
-    fn host(self) -> &'static str {
+    /// A name that its certificate is for.
+    pub(crate) fn host(self) -> &'static str {
         match self {
             Self::Dsql => "abcdefghij0123456789abcdef.dsql.eu-central-1.on.aws",
             Self::Rds => "db.abcdefghijkl.eu-central-1.rds.amazonaws.com",
@@ -53,7 +58,7 @@ impl Service {
     }
 
     /// What `user` has to sign in order to connect to `host` at `port`.
-    fn purpose<'a>(self, user: &'a str, host: &'a str) -> Purpose<'a> {
+    pub(crate) fn purpose<'a>(self, user: &'a str, host: &'a str) -> Purpose<'a> {
         match self {
             Self::Dsql if user == ADMIN => {
                 Purpose { service: "dsql", host, action: vec![("Action", "DbConnectAdmin")] }
@@ -75,7 +80,7 @@ impl Service {
 }
 
 /// The owner of all in Aurora DSQL. Here, the superuser of the test server has this part.
-const ADMIN: &str = "admin";
+pub(crate) const ADMIN: &str = "admin";
 
 /// The first byte of TLS (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
@@ -97,6 +102,8 @@ struct State {
     acceptor: TlsAcceptor,
     proxy: Proxy,
     seen: Mutex<Seen>,
+    /// Whose policies decide; without one the token alone does.
+    account: Option<Account>,
 }
 
 #[derive(Debug, Default)]
@@ -113,19 +120,37 @@ impl IamGate {
     /// # Panics
     /// When that fails.
     pub fn new(service: Service) -> Self {
+        Self::open(service, "127.0.0.1:0", &[service.host()], None)
+    }
+
+    /// Opens the door of the databases of an account, at a loopback port.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn of_account(service: Service, port: u16, account: Account) -> Self {
+        let names = ["*.dsql.eu-central-1.on.aws", Service::Rds.host()];
+        Self::open(service, &format!("127.0.0.1:{port}"), &names, Some(account))
+    }
+
+    /// The PEM file of the authority of its certificate.
+    pub fn authority(&self) -> &Path {
+        self.state.certificate.path()
+    }
+
+    fn open(service: Service, address: &str, names: &[&str], account: Option<Account>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let listener = TcpListener::bind(address).expect("a loopback port");
         listener.set_nonblocking(true).expect("a listener for the runtime");
         let port = listener.local_addr().expect("its address").port();
         let host = match service {
             Service::Dsql => service.host().to_owned(),
             Service::Rds => format!("{}:{port}", service.host()),
         };
-        let (certificate, acceptor) = Certificate::new(&[service.host()], &TLS13);
+        let (certificate, acceptor) = Certificate::new(names, &TLS13);
         let state = Arc::new(State {
             service,
             host,
@@ -133,6 +158,7 @@ impl IamGate {
             acceptor: acceptor.into(),
             proxy: Proxy::new(),
             seen: Mutex::default(),
+            account,
         });
         runtime.spawn({
             let state = Arc::clone(&state);
@@ -225,22 +251,32 @@ impl State {
         }
         let mut client = self.acceptor.accept(client).await?;
 
-        let startup = Startup::read(&mut client).await?;
+        let mut startup = Startup::read(&mut client).await?;
         let user = startup.get("user").unwrap_or_default();
         // AuthenticationCleartextPassword
         client.write_all(&message(b'R', &3_u32.to_be_bytes())).await?;
         let (_, password) = read_message(&mut client).await?;
         let token = String::from_utf8_lossy(password.strip_suffix(b"\0").unwrap_or(&password)).into_owned();
-        if !self.admits(user, token) {
+        let admission = match &self.account {
+            Some(account) => self.asks(account, user, token).await,
+            None => self.admits(user, token).then_some(Admission::default()),
+        };
+        let Some(admission) = admission else {
             let (sqlstate, text) = self.service.refusal(user);
             client.write_all(&error_response(sqlstate, &text)).await?;
             return client.shutdown().await;
-        }
+        };
 
-        let Server { host, .. } = Server::current();
-        let mut server = TcpStream::connect((host.as_str(), self.proxy.port())).await?;
-        server.set_nodelay(true)?;
-        startup.log_in(&mut server).await.inspect_err(|error| self.note(format!("{user}: {error}")))?;
+        if let Some(database) = admission.database {
+            startup.set("database", database);
+        }
+        let mut server = if let Some((port, door)) = admission.by_way_of {
+            startup.by_way_of(port, door).await?
+        } else {
+            let mut server = self.server().await?;
+            startup.log_in(&mut server).await.inspect_err(|error| self.note(format!("login: {error}")))?;
+            server
+        };
         // AuthenticationOk
         client.write_all(&message(b'R', &0_u32.to_be_bytes())).await?;
 
@@ -262,9 +298,29 @@ impl State {
         to_client.shutdown().await
     }
 
+    async fn server(&self) -> Result<TcpStream> {
+        let Server { host, .. } = Server::current();
+        let server = TcpStream::connect((host.as_str(), self.proxy.port())).await?;
+        server.set_nodelay(true)?;
+        Ok(server)
+    }
+
+    async fn asks(&self, account: &Account, user: &str, token: String) -> Option<Admission> {
+        let (account, service, name) = (account.clone(), self.service, user.to_owned());
+        let host = self.host.clone();
+        let answer = tokio::task::spawn_blocking(move || account.admits(service, &host, &name, &token)).await;
+        match answer.expect("an answer") {
+            Ok(admission) => Some(admission),
+            Err(problem) => {
+                println!("{user} is refused: {problem}");
+                None
+            }
+        }
+    }
+
     fn admits(&self, user: &str, token: String) -> bool {
         let purpose = self.service.purpose(user, &self.host);
-        let right = token::check(&token, &purpose, SystemTime::now());
+        let right = token::check(&token, &purpose, CREDENTIALS, SystemTime::now());
         let expired = {
             let mut seen = lock(&self.seen);
             seen.tokens.push(token);
@@ -306,7 +362,49 @@ impl State {
     }
 }
 
+/// Behind a proxy: logs in whoever has a ticket, each of which is good for once.
+#[derive(Default)]
+pub(crate) struct Door {
+    tickets: Mutex<HashMap<String, Startup>>,
+    made: AtomicU64,
+}
+
+impl Door {
+    /// Opens the door at a loopback port.
+    ///
+    /// # Errors
+    /// If the port can't be had.
+    pub(crate) async fn serve(self: Arc<Self>, port: u16) -> Result<()> {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+        loop {
+            let (client, _) = listener.accept().await?;
+            tokio::spawn(Arc::clone(&self).pass(client));
+        }
+    }
+
+    fn ticket(&self, startup: Startup) -> String {
+        let ticket = format!("ticket{}", self.made.fetch_add(1, Ordering::Relaxed));
+        lock(&self.tickets).insert(ticket.clone(), startup);
+        ticket
+    }
+
+    async fn pass(self: Arc<Self>, mut client: TcpStream) -> Result<()> {
+        let asked = Startup::read(&mut client).await?;
+        let startup = lock(&self.tickets).remove(asked.get("database").unwrap_or_default());
+        let startup = startup.ok_or_else(|| Error::other("no ticket"))?;
+        let Server { host, port, .. } = Server::current();
+        let mut server = TcpStream::connect((host.as_str(), *port)).await?;
+        server.set_nodelay(true)?;
+        client.set_nodelay(true)?;
+        startup.log_in(&mut server).await.inspect_err(|error| println!("behind the proxy: {error}"))?;
+        // AuthenticationOk
+        client.write_all(&message(b'R', &0_u32.to_be_bytes())).await?;
+        copy_bidirectional(&mut client, &mut server).await.map(|_| ())
+    }
+}
+
 /// A StartupMessage: its parameters.
+#[derive(Clone)]
 struct Startup(Vec<(String, String)>);
 
 impl Startup {
@@ -326,20 +424,45 @@ impl Startup {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
+    fn set(&mut self, name: &str, value: String) {
+        self.0.retain(|(known, _)| known != name);
+        self.0.push((name.to_owned(), value));
+    }
+
+    fn message(&self) -> Vec<u8> {
+        // The version of the protocol, 3.0.
+        let mut content = 0x0003_0000_u32.to_be_bytes().to_vec();
+        for (name, value) in &self.0 {
+            content.extend([name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
+        }
+        content.push(0);
+        with_length(&content)
+    }
+
+    /// Goes through a proxy that knows one user and passes on nothing but the database's name: that becomes a ticket,
+    /// for which the door behind the proxy logs in. Reads up to the proxy's AuthenticationOk.
+    async fn by_way_of(&self, port: u16, door: Arc<Door>) -> Result<TcpStream> {
+        let ticket = door.ticket(self.clone());
+        let mut proxy = TcpStream::connect(("127.0.0.1", port)).await?;
+        proxy.set_nodelay(true)?;
+        let asked = Self(vec![("user".to_owned(), "proxy".to_owned()), ("database".to_owned(), ticket)]);
+        proxy.write_all(&asked.message()).await?;
+        let (kind, content) = read_message(&mut proxy).await?;
+        let greeted = (kind, content.as_slice()) == (b'R', &[0; 4]);
+        greeted.then_some(proxy).ok_or_else(|| Error::other("the proxy does not greet"))
+    }
+
     /// Logs in to the test server, with SCRAM, and reads up to its AuthenticationOk.
     async fn log_in(&self, server: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<()> {
         let credentials = percent_decode_str(&Server::current().credentials).decode_utf8_lossy();
         let (superuser, password) = credentials.split_once(':').ok_or_else(|| Error::other("no password"))?;
         let is_admin = self.get("user") == Some(ADMIN);
         let password = if is_admin { password } else { PASSWORD };
-        // The version of the protocol, 3.0.
-        let mut content = 0x0003_0000_u32.to_be_bytes().to_vec();
-        for (name, value) in &self.0 {
-            let value = if is_admin && name == "user" { superuser } else { value };
-            content.extend([name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
+        let mut asked = Self(self.0.clone());
+        if is_admin {
+            asked.set("user", superuser.to_owned());
         }
-        content.push(0);
-        server.write_all(&with_length(&content)).await?;
+        server.write_all(&asked.message()).await?;
 
         let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
         loop {

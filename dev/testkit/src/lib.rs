@@ -5,6 +5,7 @@
 //!
 //! Everything is synchronous and cleans up after itself when dropped, also when a test panics.
 
+mod account;
 mod certificate;
 mod database;
 mod event;
@@ -18,6 +19,7 @@ mod receiver;
 mod runtime_api;
 mod token;
 
+pub use account::Account;
 pub use database::{Database, Server, as_role, as_user, role, roles};
 pub use event::{Caller, Event};
 pub use function::{Answer, Failure, Function, Pending};

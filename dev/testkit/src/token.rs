@@ -14,15 +14,18 @@ use hmac::{Hmac, KeyInit, Mac};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
-/// The credentials under which tokens are right, as Lambda gives them to a function.
-pub(crate) const CREDENTIALS: [(&str, &str); 3] = [
+/// The credentials under which tokens are right in tests, as Lambda gives them to a function.
+pub(crate) const CREDENTIALS: Credentials<&str> = [
     ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
     ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"),
     ("AWS_SESSION_TOKEN", "IQoJb3JpZ2luX2VjEJr//////////wEaDGV1LWNlbnRyYWwtMSJH+example/token=="),
 ];
 
+/// Names and values of the variables that hold access key, secret key and session token.
+pub(crate) type Credentials<Text> = [(&'static str, Text); 3];
+
 /// The only region.
-const REGION: &str = "eu-central-1";
+pub(crate) const REGION: &str = "eu-central-1";
 
 /// How old a token may be when it arrives: it is made for the connect, which is given up after 2 seconds.
 const AGE: Duration = Duration::from_secs(2);
@@ -44,7 +47,12 @@ pub(crate) struct Purpose<'a> {
 ///
 /// # Errors
 /// What is wrong with the token.
-pub(crate) fn check(token: &str, purpose: &Purpose, now: SystemTime) -> Result<(), String> {
+pub(crate) fn check(
+    token: &str,
+    purpose: &Purpose,
+    credentials: Credentials<&str>,
+    now: SystemTime,
+) -> Result<(), String> {
     let (host, query) = token.split_once("/?").ok_or("no host and query")?;
     if host != purpose.host {
         return Err(format!("for the host {host}"));
@@ -58,13 +66,13 @@ pub(crate) fn check(token: &str, purpose: &Purpose, now: SystemTime) -> Result<(
     if !age.as_ref().is_ok_and(|age| *age < AGE + Duration::from_secs(1)) {
         return Err(format!("not made for this connect, but at {date}: {age:?}"));
     }
-    let right = signed(purpose, date);
+    let right = signed(purpose, credentials, date);
     if found == right { Ok(()) } else { Err(format!("{found:?} instead of {right:?}")) }
 }
 
 /// The parameters of the token of a date.
-fn signed(purpose: &Purpose, date: &str) -> BTreeMap<String, String> {
-    let [(_, access_key), (_, secret_key), (_, session_token)] = CREDENTIALS;
+fn signed(purpose: &Purpose, credentials: Credentials<&str>, date: &str) -> BTreeMap<String, String> {
+    let [(_, access_key), (_, secret_key), (_, session_token)] = credentials;
     let day = date.split('T').next().unwrap_or_default();
     let scope = format!("{day}/{REGION}/{}/aws4_request", purpose.service);
     let credential = format!("{access_key}/{scope}");
@@ -159,7 +167,7 @@ mod tests {
             };
             let purpose = |user| Purpose { service, host, action: action(user) };
             for time in [TIME, TIME + 2] {
-                assert_eq!(check(token, &purpose(user), at(time)), Ok(()), "{line}");
+                assert_eq!(check(token, &purpose(user), CREDENTIALS, at(time)), Ok(()), "{line}");
             }
             let other = if user == "admin" { "users_reader" } else { "admin" };
             for (wrong, user, time) in [
@@ -173,7 +181,8 @@ mod tests {
                 (token.replace("IQoJ", "IQoK"), user, TIME),
                 (token.replace("Signature=", "Signature=0"), user, TIME),
             ] {
-                assert!(check(&wrong, &purpose(user), at(time)).is_err(), "{wrong} for {user} at {time}");
+                let checked = check(&wrong, &purpose(user), CREDENTIALS, at(time));
+                assert!(checked.is_err(), "{wrong} for {user} at {time}");
             }
             checked += 1;
         }

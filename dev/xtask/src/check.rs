@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Context, Result, Stop, bench, contract, failed,
+    Context, Result, Stop, bench, contract, deployment, failed,
     process::{Processes, cargo},
     root, say, test,
     tools::Tools,
@@ -37,6 +37,7 @@ const CHECKS: [(&str, Check); 12] = [
     ("contract: a generated client, a browser and Schemathesis get what it says", api),
     ("template: SAM, cfn-lint and checkov find nothing, and its tests pass", template),
     ("build: SAM builds every function, and what it built passes the tests", build),
+    ("deployment: what SAM built is deployed to a local AWS, and used as README tells", deployment),
     ("instructions: what SAM built executes not many more than recorded", instructions),
     ("dependencies: licences, sources, and OpenSSL as the only TLS library", dependencies),
     ("advisories: no dependency has a known defect", advisories),
@@ -135,6 +136,10 @@ fn build(checks: &mut Checks<'_>) -> Result<()> {
         return failed(format!("sam build made {built} executables of {expected} in {}", folder.display()));
     }
     test::run_with_artifacts(&folder, checks.target, checks.processes, checks.tools)
+}
+
+fn deployment(checks: &mut Checks<'_>) -> Result<()> {
+    deployment::check(&checks.target.join("sam"), SAM, checks.target, checks.processes, checks.tools)
 }
 
 fn instructions(checks: &mut Checks<'_>) -> Result<()> {

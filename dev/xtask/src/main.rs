@@ -4,6 +4,7 @@ mod bench;
 mod certificates;
 mod check;
 mod contract;
+mod deployment;
 mod dev;
 mod docs;
 mod postgres;
@@ -44,7 +45,7 @@ Usage: cargo xtask <command>
                take a picture of the page
   check [CHECK ...]
                run every other check, or those named: format, lints, docs, SQL, contract, template, build,
-               instructions, dependencies, advisories
+               deployment, instructions, dependencies, advisories
   bench [--rounds N]
                measure the functions beside other ways to build them, and write dev/bench/results
   bench instructions --record
