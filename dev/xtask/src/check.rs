@@ -28,7 +28,7 @@ struct Checks<'a> {
 
 type Check = fn(&mut Checks<'_>) -> Result<()>;
 
-const CHECKS: [(&str, Check); 12] = [
+const CHECKS: [(&str, Check); 13] = [
     ("format: rustfmt has nothing to change", format),
     ("lints: clippy finds nothing", lints),
     ("docs: rustdoc finds nothing", docs),
