@@ -61,9 +61,9 @@ fn used_by(source: &str) -> BTreeSet<String> {
     let group = Regex::new(r"use crate::\{([^;]*)\};").expect("a regular expression");
     let member = Regex::new(r"(?:^|,)\s*(\w+)").expect("a regular expression");
     let mut used: BTreeSet<_> = path.captures_iter(&source).map(|found| found[1].to_owned()).collect();
+    // Without what stands within inner braces, each element of a group begins with the name of a module.
+    let inner = Regex::new(r"\{[^{}]*\}").expect("a regular expression");
     for group in group.captures_iter(&source) {
-        // Without what stands within inner braces, each element begins with the name of a module.
-        let inner = Regex::new(r"\{[^{}]*\}").expect("a regular expression");
         let outer = inner.replace_all(&group[1], "");
         used.extend(member.captures_iter(&outer).map(|found| found[1].to_owned()));
     }
