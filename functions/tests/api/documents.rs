@@ -30,6 +30,23 @@ fn every_relative_link_leads_to_a_file_and_every_anchor_to_a_heading() {
 }
 
 #[test]
+fn every_sentence_has_a_line_of_its_own() {
+    let mut crowded = Vec::new();
+    for document in documents() {
+        let text = read(&document);
+        let lines = prose(&text).filter(|line| !line.starts_with(['|', '#']) && !line.starts_with("    "));
+        for line in lines {
+            let next =
+                line.split(". ").skip(1).any(|rest| rest.starts_with(|c: char| c.is_uppercase() || c == '`'));
+            if next {
+                crowded.push(format!("{document}: {line}"));
+            }
+        }
+    }
+    assert_eq!(crowded, [""; 0]);
+}
+
+#[test]
 fn the_table_of_parameters_is_that_of_the_template() {
     let template = YamlLoader::load_from_str(&read("template.yaml")).expect("template.yaml is YAML");
     let parameters = template[0]["Parameters"].as_hash().expect("parameters").iter();
