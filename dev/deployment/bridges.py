@@ -9,6 +9,7 @@ import asyncio
 import io
 import json
 import os
+import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from ministack import app
 from ministack.core import pgproxy
 from ministack.services import apigateway, dsql, lambda_svc
-from ministack.services.cloudformation import provisioners
+from ministack.services.cloudformation import engine, provisioners
 
 HANDLERS = provisioners._RESOURCE_HANDLERS
 
@@ -130,6 +131,35 @@ def bridge_cluster() -> bool:
     return needed
 
 
+def bridge_split() -> bool:
+    """`Fn::Split` in a condition: MiniStack leaves it as it stands, and `Fn::Select` finds nothing in it."""
+    evaluate = engine._evaluate_conditions
+
+    def split(expression, params):
+        if isinstance(expression, list):
+            return [split(it, params) for it in expression]
+        if not isinstance(expression, dict):
+            return expression
+        if "Fn::Split" in expression:
+            delimiter, text = expression["Fn::Split"]
+            return params[text["Ref"]]["Value"].split(delimiter)
+        return {name: split(it, params) for name, it in expression.items()}
+
+    def changed(template, params):
+        return evaluate(template | {"Conditions": split(template.get("Conditions", {}), params)}, params)
+
+    first = {"Fn::Select": [0, {"Fn::Split": ["-", {"Ref": "Id"}]}]}
+    try:
+        probe = evaluate({"Conditions": {"Probe": {"Fn::Equals": [first, "a"]}}}, {"Id": {"Value": "a-b"}})
+        needed = probe != {"Probe": True}
+    except KeyError:
+        needed = True
+    for module in list(sys.modules.values()):
+        if getattr(module, "_evaluate_conditions", None) is evaluate:
+            module._evaluate_conditions = changed
+    return needed
+
+
 def bridge_proxy() -> bool:
     """MiniStack's stand-in for Aurora DSQL: by itself it wants Docker, and listens to the whole network.
 
@@ -201,7 +231,7 @@ def lead_to_the_gate() -> None:
 
 
 if __name__ == "__main__":
-    for bridge in (bridge_body, bridge_metrics, bridge_cluster, bridge_proxy):
+    for bridge in (bridge_body, bridge_metrics, bridge_cluster, bridge_split, bridge_proxy):
         if not bridge():
             raise SystemExit(f"MiniStack no longer needs {bridge.__name__}: remove it from dev/deployment/bridges.py")
     bridge_layers()
