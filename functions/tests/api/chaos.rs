@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use testkit::{Answer, Database, Event, Function, Greeting, Proxy, role};
 
-use crate::support::{access_of, start_at};
+use crate::support::{access_of, start_with};
 
 /// How many environments each function has. Those of one function can get into each other's way.
 const ENVIRONMENTS: [(&str, usize); 5] =
@@ -35,8 +35,8 @@ pub(crate) struct Environment {
     function: Function,
     proxy: Proxy,
     tls: bool,
-    /// A process serves one request at a time.
-    turn: Mutex<()>,
+    /// One for each request that the process serves at once.
+    turns: Vec<Mutex<()>>,
     frozen: Mutex<Frozen>,
 }
 
@@ -47,12 +47,15 @@ struct Frozen {
 }
 
 impl Environment {
-    fn start(binary: &'static str, database: &Database, tls: bool) -> Self {
+    fn start(binary: &'static str, database: &Database, tls: bool, at_once: usize) -> Self {
         let proxy = Proxy::new();
         let url = if tls { database.url_via(&proxy) } else { database.plain_url_via(&proxy) };
-        let function = start_at(binary, &url);
+        let pooler = if at_once > 1 { "none" } else { "transaction" };
+        let env = [("AWS_LAMBDA_MAX_CONCURRENCY", &*at_once.to_string()), ("DATABASE_POOLER", pooler)];
+        let function = start_with(binary, &url, &env);
         function.wait_for_init();
-        Self { binary, function, proxy, tls, turn: Mutex::default(), frozen: Mutex::default() }
+        let turns = (0..at_once).map(|_| Mutex::default()).collect();
+        Self { binary, function, proxy, tls, turns, frozen: Mutex::default() }
     }
 
     fn freeze(&self, time: Duration) {
@@ -94,7 +97,7 @@ pub(crate) struct Chaos {
 }
 
 impl Chaos {
-    /// Environments that are ready, with and without TLS, in turn.
+    /// Environments that are ready, in turn with and without TLS, and with one request and three at once.
     pub(crate) fn new(database: &Database) -> Self {
         // Shorter than in a deployment: the server keeps the sessions of silenced connections until then, and it has
         // only so many.
@@ -104,8 +107,10 @@ impl Chaos {
                 .execute(&format!("ALTER ROLE {role} IN DATABASE {name} SET idle_session_timeout = '10s'"));
         }
         let binaries = ENVIRONMENTS.iter().flat_map(|(binary, times)| repeat_n(*binary, *times));
-        let environments = binaries.zip([true, false].into_iter().cycle());
-        let environments = environments.map(|(binary, tls)| Environment::start(binary, database, tls));
+        let kinds = [(true, 1), (false, 3), (true, 3), (false, 1)];
+        let environments = binaries.zip(kinds.into_iter().cycle());
+        let environments =
+            environments.map(|(binary, (tls, at_once))| Environment::start(binary, database, tls, at_once));
         Self { environments: environments.collect(), figures: Mutex::default(), slowest: Mutex::default() }
     }
 
@@ -118,7 +123,10 @@ impl Chaos {
         let mut all: Vec<_> =
             self.environments.iter().filter(|environment| environment.binary == binary).collect();
         all.shuffle(random);
-        let idle = all.iter().find_map(|environment| Some((environment, environment.turn.try_lock().ok()?)));
+        let idle = all.iter().find_map(|environment| {
+            let turn = environment.turns.iter().find_map(|turn| turn.try_lock().ok())?;
+            Some((environment, turn))
+        });
         match idle {
             Some((environment, turn)) => self.call_in_turn(environment, turn, event),
             None => self.call_at(all[0], event),
@@ -126,7 +134,7 @@ impl Chaos {
     }
 
     pub(crate) fn call_at(&self, environment: &Environment, event: &Event) -> Answer {
-        self.call_in_turn(environment, environment.turn.lock().expect("a turn"), event)
+        self.call_in_turn(environment, environment.turns[0].lock().expect("a turn"), event)
     }
 
     fn call_in_turn(&self, environment: &Environment, turn: MutexGuard<()>, event: &Event) -> Answer {
