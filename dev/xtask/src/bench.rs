@@ -11,14 +11,8 @@ use crate::{
     process::{Processes, cargo, works},
     root, say, test,
     tools::{Scripts, Tools, check_build_prerequisites},
+    versions::{CMAKE, FLASK, NODE_CLIENT, PG, PSYCOPG, PYTHON_CLIENT},
 };
-
-const PSYCOPG: &str = "3.3.9";
-const PYTHON_CLIENT: &str = "4.2.2";
-const FLASK: [(&str, &str); 3] = [("flask", "3.1.3"), ("gunicorn", "27.0.1"), ("psycopg2-binary", "2.9.13")];
-const PG: &str = "8.23.1";
-const NODE_CLIENT: &str = "4.0.2";
-const CMAKE: &str = "4.4.5";
 
 /// Builds, fetches and measures; the arguments are the harness's.
 pub(crate) fn run(

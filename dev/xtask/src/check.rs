@@ -12,11 +12,9 @@ use crate::{
     process::{Processes, cargo},
     root, say, test,
     tools::Tools,
+    versions::{CHECKOV, DSQL_LINT, SAM},
 };
 
-const SAM: &str = "1.170.0";
-const CHECKOV: &str = "3.3.30";
-const DSQL_LINT: &str = "0.2.22";
 const ADVISORIES: &str = "https://github.com/RustSec/advisory-db";
 
 /// What the checks share.

@@ -11,12 +11,8 @@ use crate::{
     process::Processes,
     root,
     tools::{Scripts, Tools, chromium},
+    versions::{CLIENT_GENERATOR, PLAYWRIGHT, REDOCLY, SCHEMATHESIS},
 };
-
-const REDOCLY: &str = "2.77.0";
-const SCHEMATHESIS: &str = "4.32.5";
-const CLIENT_GENERATOR: &str = "0.29.1";
-const PLAYWRIGHT: &str = "1.65.1";
 
 /// Cases for each operation and phase of Schemathesis in `cargo xtask check`, always the same ones.
 const CASES: &str = "50";

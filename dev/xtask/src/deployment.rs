@@ -17,10 +17,9 @@ use crate::{
     process::{Processes, bound_to_us, cargo},
     root, test,
     tools::Tools,
+    versions::{AWS_CLI, MINISTACK},
 };
 
-const MINISTACK: &str = "1.5.33";
-const AWS_CLI: &str = "1.46.3";
 /// What MiniStack needs for SAM's templates, for TLS and tokens, and what the scenario asks PostgreSQL with.
 const BESIDE_MINISTACK: [&str; 4] =
     ["--quiet", "aws-sam-translator==1.115.0", "cryptography==50.0.2", "pg8000==1.31.6"];

@@ -24,9 +24,10 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::{Context, Result, contract, failed, process::Processes, root, say, tools::Tools};
+use crate::{
+    Context, Result, contract, failed, process::Processes, root, say, tools::Tools, versions::SCALAR,
+};
 
-const SCALAR: &str = "1.72.1";
 /// All that the page needs of the viewer's package.
 const VIEWER: &str = "dist/browser/standalone.js";
 

@@ -11,6 +11,7 @@ mod postgres;
 mod process;
 mod test;
 mod tools;
+mod versions;
 
 use std::{
     env,

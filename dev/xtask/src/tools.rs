@@ -12,13 +12,9 @@ use crate::{
     Context, Result, Stop, failed,
     process::{Processes, cargo, works},
     say,
+    versions::{CARGO_DENY, CARGO_LAMBDA, CARGO_MUTANTS, NODE, POSTGRES},
 };
 
-const CARGO_LAMBDA: &str = "1.9.2";
-const CARGO_DENY: &str = "0.20.2";
-const CARGO_MUTANTS: &str = "27.1.0";
-const NODE: &str = "24.19.0";
-const POSTGRES: &str = "18.4.0-beta.17";
 /// The oldest PostgreSQL that will do.
 const OLDEST_POSTGRES: u32 = 14;
 
