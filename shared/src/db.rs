@@ -246,8 +246,9 @@ impl Session {
             Some(Ok(rows)) => Ok(rows),
             Some(Err(error)) => {
                 let failed = FailedAttempt::of_statement(&error, known.is_some());
-                if failed.reaction == Reaction::Unprepared {
-                    self.prepared.retain(|(text, _)| *text != sql);
+                if let (Reaction::Unprepared, Some(known)) = (failed.reaction, known) {
+                    // Forgotten, but not dropped: that would send a Close before the repetition.
+                    self.prepared[known].0 = "";
                 }
                 Err(failed)
             }
