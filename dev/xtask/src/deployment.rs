@@ -1,28 +1,17 @@
 //! Deploys what SAM built to MiniStack, a local AWS that nobody of this project wrote, and uses it as README tells.
 
-use std::{
-    env, fs,
-    net::TcpStream,
-    path::Path,
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{env, fs, net::TcpStream, path::Path, process::Command, time::Duration};
 
 use rustix::process::Signal;
 
 use crate::{
     Context, Result, failed,
-    postgres::free_port,
+    postgres::{free_port, poll},
     process::{Processes, bound_to_us, cargo},
     root, test,
     tools::Tools,
-    versions::{AWS_CLI, MINISTACK},
+    versions::{AWS_CLI, BESIDE_MINISTACK, MINISTACK},
 };
-
-/// What MiniStack needs for SAM's templates, for TLS and tokens, and what the scenario asks PostgreSQL with.
-const BESIDE_MINISTACK: [&str; 4] =
-    ["--quiet", "aws-sam-translator==1.115.0", "cryptography==50.0.2", "pg8000==1.31.6"];
 
 /// How long MiniStack and the gate may take to start on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -40,7 +29,12 @@ pub(crate) fn check(
     if !template.is_file() {
         return failed("nothing is built: run the check `build` before, or with it");
     }
-    let ministack = tools.python_package(processes, "ministack", MINISTACK, &BESIDE_MINISTACK)?;
+    let ministack = tools.python_package(
+        processes,
+        "ministack",
+        MINISTACK,
+        &[&["--quiet"], BESIDE_MINISTACK.as_slice()].concat(),
+    )?;
     let aws_cli = tools.python_package(processes, "awscli", AWS_CLI, &["--quiet"])?;
     let sam_cli = tools.python_package(processes, "aws-sam-cli", sam_cli, &["--quiet"])?;
     let mut build = cargo();
@@ -129,15 +123,6 @@ fn wait_until(
     name: &str,
     ready: impl Fn() -> bool + Send + 'static,
 ) -> Result<()> {
-    let is_ready = processes.during(move || {
-        let deadline = Instant::now() + START_LIMIT;
-        while !ready() {
-            if Instant::now() > deadline {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        true
-    })?;
+    let is_ready = processes.during(move || poll(START_LIMIT, ready))?;
     if is_ready { Ok(()) } else { failed(format!("{name} does not get ready")) }
 }

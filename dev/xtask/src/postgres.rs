@@ -265,7 +265,8 @@ fn is_ready(data: &Path, pid: Pid) -> bool {
     })
 }
 
-fn poll(limit: Duration, condition: impl Fn() -> bool) -> bool {
+/// Whether a condition came true in time.
+pub(crate) fn poll(limit: Duration, condition: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     while !condition() {
         if Instant::now() > deadline {

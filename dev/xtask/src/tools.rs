@@ -87,10 +87,7 @@ impl Tools {
 
     /// Makes `cargo deny` work.
     pub(crate) fn cargo_deny(&mut self, processes: &mut Processes) -> Result<()> {
-        if works(cargo().args(["deny", "--version"])) {
-            return Ok(());
-        }
-        self.cargo_install(processes, "cargo-deny", CARGO_DENY)
+        self.cargo_subcommand(processes, "deny", CARGO_DENY)
     }
 
     /// Makes the programs of a Python package work. pip tells its progress unless it is told to be quiet.
@@ -160,10 +157,14 @@ impl Tools {
 
     /// Makes `cargo mutants` work.
     pub(crate) fn cargo_mutants(&mut self, processes: &mut Processes) -> Result<()> {
-        if works(cargo().args(["mutants", "--version"])) {
+        self.cargo_subcommand(processes, "mutants", CARGO_MUTANTS)
+    }
+
+    fn cargo_subcommand(&mut self, processes: &mut Processes, name: &str, version: &str) -> Result<()> {
+        if works(cargo().args([name, "--version"])) {
             return Ok(());
         }
-        self.cargo_install(processes, "cargo-mutants", CARGO_MUTANTS)
+        self.cargo_install(processes, &format!("cargo-{name}"), version)
     }
 
     fn cargo_install(&mut self, processes: &mut Processes, name: &str, version: &str) -> Result<()> {
@@ -227,13 +228,8 @@ impl Tools {
         version: &str,
         scripts: Scripts,
     ) -> Result<PathBuf> {
-        let id = format!("{}-{version}", name.trim_start_matches('@').replace('/', "-"));
-        if !self.folder.join(&id).is_dir() {
-            self.npm(processes)?;
-        }
-        let folder = self.fetch(&id, |folder| {
-            let sentence = format!("npm could not fetch {name}: see its message above");
-            self.npm_install(processes, folder, &format!("{name}@{version}"), scripts, &sentence)
+        let folder = self.fetch_by_npm(processes, name, version, |tools, processes, folder, sentence| {
+            tools.npm_install(processes, folder, &format!("{name}@{version}"), scripts, sentence)
         })?;
         Ok(folder.join("node_modules").join(name))
     }
@@ -246,24 +242,35 @@ impl Tools {
         version: &str,
         path: &str,
     ) -> Result<PathBuf> {
-        let id = format!("{}-{version}", name.trim_start_matches('@').replace('/', "-"));
-        if !self.folder.join(&id).is_dir() {
-            self.npm(processes)?;
-        }
-        let folder = self.fetch(&id, |folder| {
-            let sentence = format!("npm could not fetch {name}: see its message above");
+        let folder = self.fetch_by_npm(processes, name, version, |tools, processes, folder, sentence| {
             let mut pack = Command::new("npm");
             pack.args(["pack", "--loglevel=error", "--pack-destination", "."]).args(NPM_RETRIES);
             // The archive's name, and nothing else.
             pack.arg(format!("{name}@{version}")).current_dir(folder).stdout(Stdio::null());
-            processes.succeed(self.visible_to(&mut pack), &sentence)?;
-            let archive = format!("{id}.tgz");
+            processes.succeed(tools.visible_to(&mut pack), sentence)?;
+            let archive = format!("{}.tgz", npm_id(name, version));
             let mut unpack = Command::new("tar");
             unpack.args(["-xzf", &archive, "--strip-components=1", &format!("package/{path}")]);
             processes.succeed(unpack.current_dir(folder), &format!("tar could not unpack {name}"))?;
             fs::remove_file(folder.join(&archive)).context(format_args!("remove {archive}"))
         })?;
         Ok(folder.join(path))
+    }
+
+    /// The folder that `fill` has filled, with an npm that works and a sentence for where it fails.
+    fn fetch_by_npm(
+        &mut self,
+        processes: &mut Processes,
+        name: &str,
+        version: &str,
+        fill: impl FnOnce(&Self, &mut Processes, &Path, &str) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let id = npm_id(name, version);
+        if !self.folder.join(&id).is_dir() {
+            self.npm(processes)?;
+        }
+        let sentence = format!("npm could not fetch {name}: see its message above");
+        self.fetch(&id, |folder| fill(self, processes, folder, &sentence))
     }
 
     fn npm_install(
@@ -372,6 +379,11 @@ fn installed_postgres() -> Vec<PathBuf> {
         folders.extend(versions.into_iter().map(|(_, folder)| folder));
     }
     folders
+}
+
+/// How npm names the archive of a package.
+fn npm_id(name: &str, version: &str) -> String {
+    format!("{}-{version}", name.trim_start_matches('@').replace('/', "-"))
 }
 
 /// The folder's PostgreSQL, if it has one that is complete and new enough.

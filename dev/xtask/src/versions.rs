@@ -8,6 +8,9 @@ pub(crate) const POSTGRES: &str = "18.4.0-beta.17";
 pub(crate) const SAM: &str = "1.170.0";
 pub(crate) const AWS_CLI: &str = "1.46.3";
 pub(crate) const MINISTACK: &str = "1.5.33";
+/// What MiniStack needs for SAM's templates, for TLS and tokens, and what the scenario asks PostgreSQL with.
+pub(crate) const BESIDE_MINISTACK: [&str; 3] =
+    ["aws-sam-translator==1.115.0", "cryptography==50.0.2", "pg8000==1.31.6"];
 pub(crate) const CHECKOV: &str = "3.3.30";
 pub(crate) const DSQL_LINT: &str = "0.2.22";
 pub(crate) const REDOCLY: &str = "2.77.0";

@@ -4,9 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 use shared::roles::Access;
-use testkit::{Answer, Database, Event, Function, Proxy, as_role, role};
+use testkit::{Answer, Database, Event, Function, Proxy, role};
 
-use crate::faults::terminate_backends;
+use crate::faults::{start_panicking, terminate_backends};
 use crate::support::{endpoints, rows, start_with, user, with_alice};
 
 /// How many requests an environment serves at once.
@@ -142,10 +142,7 @@ fn sessions_that_fell_silent_in_a_freeze_cost_one_attempt_in_all() {
 #[test]
 fn a_panic_beside_others_is_500_and_they_are_answered() {
     let database = with_alice();
-    let panics =
-        std::path::Path::new(env!("CARGO_BIN_EXE_get-user")).with_file_name("examples").join("panic");
-    let url = as_role(Access::Read, &database.url());
-    let function = Function::start(panics, &[("DATABASE_URL", &url), SEVERAL]);
+    let function = start_panicking(&database, &[SEVERAL]);
     function.wait_for_init();
     let event = |n| if n == 3 { Event::get("/").query("panic") } else { Event::get("/") };
     let pending: Vec<_> = (0..CONCURRENCY).map(|n| function.start_invoke(event(n))).collect();

@@ -421,13 +421,18 @@ fn all_endpoints_work_through_pgbouncer_in_transaction_mode() {
     }
 }
 
+/// A binary over the same start-up code whose handler panics when it is asked to.
+pub(crate) fn start_panicking(database: &Database, env: &[(&str, &str)]) -> Function {
+    let binary =
+        std::path::Path::new(env!("CARGO_BIN_EXE_get-user")).with_file_name("examples").join("panic");
+    let url = as_role(Access::Read, &database.url());
+    Function::start(binary, &[&[("DATABASE_URL", url.as_str())], env].concat())
+}
+
 #[test]
 fn a_panic_of_a_handler_is_500_with_our_body_and_the_next_request_works() {
     let database = with_alice();
-    let panics =
-        std::path::Path::new(env!("CARGO_BIN_EXE_get-user")).with_file_name("examples").join("panic");
-    let url = as_role(Access::Read, &database.url());
-    let function = Function::start(panics, &[("DATABASE_URL", &url)]);
+    let function = start_panicking(&database, &[]);
     for _ in 0..2 {
         let answer = function.invoke(Event::get("/").query("panic"));
         let record = assert_failure(&answer, 500);
