@@ -92,8 +92,12 @@ def deploy(stack, *parameters, template=TEMPLATE, check=True):
     deployed = tool(
         "sam", "deploy", "--template-file", template, "--config-file", ROOT / "samconfig.toml", "--region", REGION,
         "--no-confirm-changeset", "--stack-name", stack, "--parameter-overrides", f"Architecture={ARCHITECTURE}",
-        *parameters, check=check,
+        *parameters, check=False,
     )
+    if check and deployed.returncode:
+        events = aws("cloudformation").describe_stack_events(StackName=stack)["StackEvents"]
+        reasons = "\n".join(it["ResourceStatusReason"] for it in events if it["ResourceStatus"].endswith("_FAILED"))
+        raise Unexpected(f"sam deploy of {stack}\n  expected: exit code 0\n  came: {deployed.returncode}\n{reasons}")
     return deployed.stdout + deployed.stderr
 
 
@@ -498,6 +502,8 @@ class Scenario:
             "CREATE ROLE boss LOGIN CREATEROLE PASSWORD 'password'",
             "GRANT mydb_rds_iam TO boss WITH ADMIN OPTION",
             "CREATE DATABASE mydb OWNER boss",
+            # What the clusters' roles are called is taken: all databases here are of one server.
+            *(f"GRANT {user} TO boss WITH ADMIN OPTION" for user in sorted(set(USERS.values()))),
         ):
             sql(statement)
         parameters = [f"DatabaseUrl={RDS}", f"DatabaseResourceId={os.environ['RESOURCE_ID']}", "DatabaseOwner=boss"]

@@ -146,23 +146,26 @@ async fn grant_role(client: &Client, service: Option<Service>, role: &Role) -> R
         }
         None => {}
     }
-    for setting in settings() {
-        run(client, what, &format!("ALTER ROLE {name} SET {setting}")).await?;
+    for (setting, value) in settings() {
+        let has = format!(
+            "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = '{name}' AND '{setting}={value}'::text = ANY (rolconfig)"
+        );
+        ensure(client, what, &has, &format!("ALTER ROLE {name} SET {setting} = '{value}'")).await?;
     }
     Ok(())
 }
 
 /// Time limits below ours, so that the server ends what we have given up; that an acknowledged write is on disk, whatever
 /// the server's own settings are; and plans that outlive the growth of a table.
-fn settings() -> [String; 5] {
+fn settings() -> [(&'static str, String); 5] {
     [
-        format!("lock_timeout = '{}s'", LOCK_TIMEOUT.as_secs()),
-        format!("statement_timeout = '{}s'", SERVER_STATEMENT_TIMEOUT.as_secs()),
+        ("lock_timeout", format!("{}s", LOCK_TIMEOUT.as_secs())),
+        ("statement_timeout", format!("{}s", SERVER_STATEMENT_TIMEOUT.as_secs())),
         // An environment that was killed leaves its session open.
-        "idle_session_timeout = '10min'".to_owned(),
-        "synchronous_commit = 'on'".to_owned(),
+        ("idle_session_timeout", "10min".to_owned()),
+        ("synchronous_commit", "on".to_owned()),
         // A plan that was made once for a small table would read all of it when it has grown.
-        "enable_seqscan = 'off'".to_owned(),
+        ("enable_seqscan", "off".to_owned()),
     ]
 }
 

@@ -146,6 +146,21 @@ fn a_second_time_nothing_is_granted() {
     }
 }
 
+#[test]
+fn an_owner_who_may_not_change_the_roles_can_migrate_once_they_are_complete() {
+    for (before, database) in databases() {
+        let owner = format!("{}_owner", database.name());
+        database.execute(&format!(
+            "CREATE ROLE {owner} LOGIN PASSWORD 'password'; GRANT CREATE ON SCHEMA public TO {owner};
+             ALTER TABLE users OWNER TO {owner}; ALTER TABLE idempotency_keys OWNER TO {owner};
+             ALTER TABLE schema_migrations OWNER TO {owner}"
+        ));
+        let function = start_migrate(&as_user(&owner, &database.url()), &[]);
+        let event = json!({ "task": "migrate", "Roles": to_json(&roles(database.name())) });
+        function.start_invoke(event).result().unwrap_or_else(|error| panic!("{error:?}{before}"));
+    }
+}
+
 /// Notes every GRANT on an object of a database.
 pub(crate) struct Grants<'a>(&'a Database);
 
