@@ -61,7 +61,8 @@ fn etag(user: &User) -> (HeaderName, String) {
     (ETAG, format!("\"{}\"", user.tag().as_str()))
 }
 
-/// A client may keep the answer for itself, and asks whether it still holds.
+/// A client may keep the answer for itself, and asks before it uses it again: the list, which has no entity tag, it asks
+/// for anew.
 fn caching() -> (HeaderName, String) {
     (CACHE_CONTROL, "private, no-cache".to_owned())
 }
