@@ -90,8 +90,8 @@ fn python(
     processes: &mut Processes,
     tools: &mut Tools,
 ) -> Result<Vec<(&'static str, PathBuf)>> {
-    let packages = tools.python_package(processes, "psycopg[binary]", PSYCOPG, &["--quiet"])?;
-    let client = tools.python_package(processes, "awslambdaric", PYTHON_CLIENT, &["--quiet"])?;
+    let packages = tools.python_package(processes, "psycopg[binary]", PSYCOPG, &[])?;
+    let client = tools.python_package(processes, "awslambdaric", PYTHON_CLIENT, &[])?;
     let package = deployed(&packages, &peers.join("python/handler.py"), &folder.join("python"))?;
     Ok(vec![("BENCH_PYTHON", package), ("BENCH_PYTHON_CLIENT", client)])
 }
@@ -105,7 +105,7 @@ fn node(
     tools.npm(processes)?;
     let pg = tools.npm_package(processes, "pg", PG, Scripts::Ignore)?;
     // The client compiles a part of itself, for which it wants CMake.
-    tools.pip(processes, "cmake", CMAKE, &["--quiet"])?;
+    tools.pip(processes, "cmake", CMAKE)?;
     let client = tools.npm_package(processes, "aws-lambda-ric", NODE_CLIENT, Scripts::Run)?;
     let packages = pg.parent().and_then(Path::parent).unwrap_or(&pg);
     let package = deployed(packages, &peers.join("node/handlers.mjs"), &folder.join("node"))?;
@@ -120,7 +120,7 @@ fn flask(
 ) -> Result<Vec<(&'static str, PathBuf)>> {
     let mut folders = Vec::new();
     for (name, version) in FLASK {
-        folders.push(tools.python_package(processes, name, version, &["--quiet"])?);
+        folders.push(tools.python_package(processes, name, version, &[])?);
     }
     let packages = env::join_paths(folders).context("join the folders of Flask")?;
     Ok(vec![("BENCH_FLASK", peers.join("flask")), ("BENCH_FLASK_PACKAGES", packages.into())])

@@ -91,7 +91,7 @@ fn docs(checks: &mut Checks<'_>) -> Result<()> {
 }
 
 fn sql(checks: &mut Checks<'_>) -> Result<()> {
-    checks.tools.pip(checks.processes, "dsql-lint", DSQL_LINT, &["--quiet"])?;
+    checks.tools.pip(checks.processes, "dsql-lint", DSQL_LINT)?;
     let folder = root().join("shared/migrations");
     let mut lint = Command::new("dsql-lint");
     lint.args(files_in(&folder)?);
@@ -107,10 +107,10 @@ fn api(checks: &mut Checks<'_>) -> Result<()> {
 }
 
 fn template(checks: &mut Checks<'_>) -> Result<()> {
-    checks.tools.pip(checks.processes, "aws-sam-cli", SAM, &["--quiet"])?;
+    checks.tools.pip(checks.processes, "aws-sam-cli", SAM)?;
     checks.pass(Command::new("sam").args(["validate", "--lint"]))?;
 
-    let checkov = checks.tools.python_package(checks.processes, "checkov", CHECKOV, &["--quiet"])?;
+    let checkov = checks.tools.python_package(checks.processes, "checkov", CHECKOV, &[])?;
     let mut tests = Command::new("python3");
     tests.args(["-B", "-m", "unittest", "discover", "--start-directory", "dev/template"]);
     checks.pass(tests.env("CHECKOV", checkov))
@@ -118,7 +118,7 @@ fn template(checks: &mut Checks<'_>) -> Result<()> {
 
 fn build(checks: &mut Checks<'_>) -> Result<()> {
     checks.tools.cargo_lambda(checks.processes)?;
-    checks.tools.pip(checks.processes, "aws-sam-cli", SAM, &["--quiet"])?;
+    checks.tools.pip(checks.processes, "aws-sam-cli", SAM)?;
     // What this machine can build; users may deploy the other one.
     let architecture = if env::consts::ARCH == "aarch64" { "arm64" } else { "x86_64" };
     let folder = checks.target.join("sam");

@@ -133,7 +133,7 @@ fn schemathesis(port: u16, options: &[&str], target: &Path, processes: &mut Proc
 /// Sees no Python packages but this one and those that it depends on.
 fn python_tools(target: &Path, name: &str, version: &str, processes: &mut Processes) -> Result<Tools> {
     let mut tools = Tools::new(target);
-    tools.pip(processes, name, version, &["--quiet"])?;
+    tools.pip(processes, name, version)?;
     Ok(tools)
 }
 

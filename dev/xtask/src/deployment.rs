@@ -29,14 +29,9 @@ pub(crate) fn check(
     if !template.is_file() {
         return failed("nothing is built: run the check `build` before, or with it");
     }
-    let ministack = tools.python_package(
-        processes,
-        "ministack",
-        MINISTACK,
-        &[&["--quiet"], BESIDE_MINISTACK.as_slice()].concat(),
-    )?;
-    let aws_cli = tools.python_package(processes, "awscli", AWS_CLI, &["--quiet"])?;
-    let sam_cli = tools.python_package(processes, "aws-sam-cli", sam_cli, &["--quiet"])?;
+    let ministack = tools.python_package(processes, "ministack", MINISTACK, &BESIDE_MINISTACK)?;
+    let aws_cli = tools.python_package(processes, "awscli", AWS_CLI, &[])?;
+    let sam_cli = tools.python_package(processes, "aws-sam-cli", sam_cli, &[])?;
     let mut build = cargo();
     build.args(["build", "--quiet", "--package", "testkit", "--example", "gate", "--target-dir"]).arg(target);
     processes.succeed(&mut build, "the token gate does not compile")?;

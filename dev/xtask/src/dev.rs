@@ -1,27 +1,21 @@
 //! `cargo xtask dev`: the API on this machine, on one port, with everything that it needs.
 
 use std::{
-    env,
-    fs::{self, File},
+    env, fs,
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
     time::Duration,
 };
 
-use rustix::process::Signal;
-
 use crate::{
-    Context, Result, Stop, docs, failed, migrate,
+    Context, Result, Stop,
+    api::{self, Api},
+    docs, failed, migrate,
     postgres::{Cluster, free_port},
-    process::{Processes, bound_to_us, cargo, tail},
-    root, say,
+    process::{Processes, tail},
+    say,
     tools::{Tools, check_build_prerequisites},
 };
 
@@ -56,8 +50,9 @@ pub(crate) struct Running {
     pub(crate) documentation: std::result::Result<u16, String>,
     /// The URL of our own database.
     database: Option<String>,
-    /// Whether the functions' log goes to the terminal, too.
-    live: Arc<AtomicBool>,
+    /// Where database and logs are.
+    folder: PathBuf,
+    api: Api,
 }
 
 impl Options {
@@ -92,12 +87,9 @@ pub(crate) fn run(
     if options.fresh && env::var_os("DATABASE_URL").is_some() {
         return failed("--fresh empties only a database of ours, and DATABASE_URL names one of yours");
     }
-    let running = start(options, target, processes, tools)?;
+    let mut running = start(options, target, processes, tools)?;
     announce(&running);
-    running.live.store(true, Ordering::Relaxed);
-    let end = processes.wait();
-    running.live.store(false, Ordering::Relaxed);
-    match end {
+    match running.api.attend(processes, tools) {
         Err(Stop::Interrupted) => {
             say("stopping");
             Ok(ExitCode::SUCCESS)
@@ -130,16 +122,9 @@ pub(crate) fn start(
 
     say("applying the migrations (the first time this compiles, which takes minutes)");
     migrate(processes, database.as_deref())?;
-    say("building the functions");
-    let mut build = cargo();
-    build.args(["build", "--package", "functions", "--bins"]);
-    processes.succeed(&mut build, "the functions cannot be built: see the compiler's message above")?;
-
-    say("starting the functions");
-    let log = folder.join("functions.log");
-    let live = watch(port, database.as_deref(), &log, processes, tools)?;
-    let answer = processes.during(move || first_answers(port))?;
-    if let Err(sentence) = answer {
+    let api = Api::start(port, settings(database.as_deref()), &folder, processes, tools)?;
+    if let Err(sentence) = processes.during(move || first_answers(port))? {
+        let log = api::log(&folder);
         return failed(format!("{sentence}; the log is {}, which ends:\n{}", log.display(), tail(&log)));
     }
     let documentation = match document(port, processes, tools) {
@@ -147,7 +132,7 @@ pub(crate) fn start(
         Err(Stop::Interrupted) => return Err(Stop::Interrupted),
         Err(Stop::Failed(sentence)) => Err(sentence),
     };
-    Ok(Running { port, documentation, database, live })
+    Ok(Running { port, documentation, database, folder, api })
 }
 
 /// Serves the documentation page of the API at this port, and returns its own.
@@ -186,53 +171,21 @@ fn obstacle(port: u16) -> Option<String> {
     }
 }
 
-/// Starts `cargo lambda watch`. Its output goes to the log, and to the terminal once the flag is set.
-fn watch(
-    port: u16,
-    database: Option<&str>,
-    log: &Path,
-    processes: &mut Processes,
-    tools: &Tools,
-) -> Result<Arc<AtomicBool>> {
-    let mut watch = bound_to_us(cargo().get_program(), "TERM");
-    watch
-        // The same selection as in the build before; another one would unite other features and build anew.
-        .args(["lambda", "watch", "--package", "functions"])
-        .args(["--invoke-address", "127.0.0.1", "--invoke-port", &port.to_string()])
-        .env("CARGO_LAMBDA_IGNORE_FILE", root().join("dev/xtask/watch.ignore"))
-        .current_dir(root());
-    tools.visible_to(&mut watch);
+/// What the functions find in their environment beside what is in ours.
+fn settings(database: Option<&str>) -> Vec<(&'static str, String)> {
+    let mut settings = Vec::new();
     if let Some(url) = database {
-        watch.envs([("DATABASE_URL", url), ("DATABASE_POOLER", "none")]);
+        settings.extend([("DATABASE_URL", url.to_owned()), ("DATABASE_POOLER", "none".to_owned())]);
     }
     if database.is_some() || env::var_os("PGSSLROOTCERT").is_some() {
         // As in template.yaml: OpenSSL reads the system's roots even where nobody needs them.
-        watch.env("SSL_CERT_FILE", "/dev/null");
+        settings.push(("SSL_CERT_FILE", "/dev/null".to_owned()));
     }
-
-    let mut file = File::create(log).context(format_args!("write {}", log.display()))?;
-    let (mut reader, writer) = io::pipe().context("make a pipe")?;
-    watch.stderr(writer.try_clone().context("share a pipe")?).stdout(writer);
-    let live = Arc::new(AtomicBool::new(false));
-    let is_live = Arc::clone(&live);
-    thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(length @ 1..) = reader.read(&mut buffer) {
-            drop(file.write_all(&buffer[..length]));
-            if is_live.load(Ordering::Relaxed) {
-                drop(io::stdout().write_all(&buffer[..length]));
-            }
-        }
-    });
-    processes.start("cargo lambda watch", &mut watch, Signal::TERM, Some(log))?;
-    Ok(live)
+    settings
 }
 
 /// Sends one harmless request to every function: each starts with its first request.
 fn first_answers(port: u16) -> std::result::Result<(), String> {
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        thread::sleep(Duration::from_millis(20));
-    }
     for (method, path, expected) in [
         ("GET", "/api/users?limit=1", 200),
         ("GET", "/api/users/0", 404),
@@ -272,6 +225,10 @@ fn announce(running: &Running) {
         Err(sentence) => format!("none, because {sentence}"),
     };
     let database = running.database.as_deref().unwrap_or("the one that DATABASE_URL names");
+    let logs = match &running.database {
+        Some(_) => format!("{} and postgres.log beside it", api::log(&running.folder).display()),
+        None => api::log(&running.folder).display().to_string(),
+    };
     println!(
         r#"
 The API is ready: {url}
@@ -292,6 +249,7 @@ curl -X DELETE {url}/1
 
 Documentation: {documentation}
 Database: {database}
+Logs: {logs}
 Saved changes of the code take effect by themselves. Ctrl-C stops everything.
 "#
     );

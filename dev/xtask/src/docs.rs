@@ -1,31 +1,28 @@
 //! The documentation: the contract, `openapi.yaml`, as an interactive page that loads nothing from elsewhere.
 
 use std::{
-    convert::Infallible,
-    error::Error,
     fs, io,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::ExitCode,
-    thread,
 };
 
 use http_body_util::{Either, Full};
 use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    client,
     header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue},
-    server,
-    service::service_fn,
 };
-use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::net::TcpStream;
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::{
-    Context, Result, contract, failed, process::Processes, root, say, tools::Tools, versions::SCALAR,
+    Context, Result, contract, failed,
+    process::Processes,
+    root, say,
+    server::{self, AnswerBody},
+    tools::Tools,
+    versions::SCALAR,
 };
 
 /// All that the page needs of the viewer's package.
@@ -40,8 +37,6 @@ const GUIDE_PORT: u16 = 5000;
 
 /// The browser asks nobody but this server, whatever the viewer would like, which compiles schemas and makes images.
 const ONLY_FROM_HERE: &str = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:";
-
-type Body = Either<Full<Bytes>, Incoming>;
 
 /// `cargo xtask docs`: writes the page into a folder, or takes a picture of it.
 pub(crate) fn write(
@@ -93,34 +88,16 @@ pub(crate) fn viewer(processes: &mut Processes, tools: &mut Tools) -> Result<Pat
 /// Serves the page until the process ends. What is asked of the API is passed on to it: with one origin for both, every
 /// header of an answer is shown, of which the CORS of `cargo lambda watch` would hide most.
 pub(crate) fn serve(listener: TcpListener, viewer: PathBuf, api: u16) {
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-        let served = runtime.and_then(|runtime| runtime.block_on(accept(listener, &viewer, api)));
-        if let Err(error) = served {
-            say(format_args!("the documentation is not served: {error}"));
-        }
+    server::serve(listener, move |request| {
+        let viewer = viewer.clone();
+        async move { answer(request, &viewer, api).await }
     });
 }
 
-async fn accept(listener: TcpListener, viewer: &Path, api: u16) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    loop {
-        let (client, _) = listener.accept().await?;
-        let viewer = viewer.to_owned();
-        let service = service_fn(move |request| {
-            let viewer = viewer.clone();
-            async move { Ok::<_, Infallible>(answer(request, &viewer, api).await) }
-        });
-        // A client that goes away ends its own connection.
-        tokio::spawn(server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), service));
-    }
-}
-
-async fn answer(request: Request<Incoming>, viewer: &Path, api: u16) -> Response<Body> {
+async fn answer(request: Request<Incoming>, viewer: &Path, api: u16) -> Response<AnswerBody> {
     let path = request.uri().path();
     if path.starts_with("/api/") {
-        return match pass_on(request, api).await {
+        return match server::pass_on(request, api).await {
             Ok(answer) => answer.map(Either::Right),
             Err(error) => {
                 page(StatusCode::BAD_GATEWAY, "text/plain", format!("The API can't be reached: {error}\n"))
@@ -134,7 +111,7 @@ async fn answer(request: Request<Incoming>, viewer: &Path, api: u16) -> Response
     }
 }
 
-fn page(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Response<Body> {
+fn page(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Response<AnswerBody> {
     let mut response = Response::new(Either::Left(Full::new(content.into())));
     *response.status_mut() = status;
     for (name, value) in
@@ -155,17 +132,6 @@ fn file(path: &str, viewer: &Path, api: u16) -> io::Result<Option<(&'static str,
         "/scalar-license.txt" => Some(("text/plain", LICENSE.into())),
         _ => None,
     })
-}
-
-/// Sends a request to the API.
-async fn pass_on(
-    request: Request<Incoming>,
-    api: u16,
-) -> std::result::Result<Response<Incoming>, Box<dyn Error + Send + Sync>> {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, api)).await?;
-    let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    Ok(sender.send_request(request).await?)
 }
 
 fn contract_file() -> PathBuf {

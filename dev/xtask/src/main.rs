@@ -1,5 +1,6 @@
 //! The project's own commands, run as `cargo xtask <command>`. Nothing in it ships.
 
+mod api;
 mod bench;
 mod certificates;
 mod check;
@@ -9,6 +10,7 @@ mod dev;
 mod docs;
 mod postgres;
 mod process;
+mod server;
 mod test;
 mod tools;
 mod versions;
@@ -19,6 +21,7 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::LazyLock,
 };
 
 use serde_json::Value;
@@ -89,20 +92,26 @@ pub(crate) fn say(line: impl Display) {
     drop(writeln!(io::stdout(), "· {line}"));
 }
 
-/// The workspace's folder.
+/// The workspace's folder: that of the Cargo that runs us.
 pub(crate) fn root() -> &'static Path {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here)
+    static HERE: LazyLock<PathBuf> = LazyLock::new(|| {
+        env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+    });
+    HERE.ancestors().nth(2).unwrap_or(&HERE)
 }
 
-/// Cargo's target folder, wherever the user's configuration puts it.
-fn target_folder() -> Result<PathBuf> {
+/// What Cargo knows of the workspace.
+pub(crate) fn metadata() -> Result<Value> {
     let output = cargo()
         .args(["metadata", "--no-deps", "--format-version=1"])
         .output()
         .context("run cargo metadata")?;
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    match metadata["target_directory"].as_str() {
+    Ok(serde_json::from_slice(&output.stdout).unwrap_or_default())
+}
+
+/// Cargo's target folder, wherever the user's configuration puts it.
+fn target_folder() -> Result<PathBuf> {
+    match metadata()?["target_directory"].as_str() {
         Some(folder) => Ok(PathBuf::from(folder)),
         None => failed("cargo metadata does not tell the target folder; does `cargo metadata` work?"),
     }

