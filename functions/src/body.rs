@@ -1,12 +1,9 @@
-//! The body: a JSON object, and the user in it.
+//! The body: what each resource demands of its members, and below that how the members of any JSON object are read.
 
 use std::fmt;
 
 use lambda_http::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use serde::{
-    Deserialize,
-    de::{Deserializer, MapAccess, Visitor},
-};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Value, error::Category};
 use shared::users::{Age, Name, UserContent};
 
@@ -27,19 +24,20 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// [`Rejection::BodyTooLarge`], [`Rejection::UnsupportedMediaType`], [`Rejection::UnsupportedContentEncoding`], or
 /// [`Rejection::Invalid`] with every violation.
 pub fn user(event: &Request) -> Result<UserContent, Rejection> {
-    let members = object(event)?;
-    let name = members.name.read("#/name", Name::RULE, |value| match value {
+    let [name, age] = members(event, ["#/name", "#/age"])?;
+    let name = name.read(Name::RULE, |value| match value {
         Value::String(name) => Name::new(name),
         _ => None,
     });
-    let age = members.age.read("#/age", Age::RULE, |value| Age::new(value.as_i64()?));
+    let age = age.read(Age::RULE, |value| Age::new(value.as_i64()?));
     match (name, age) {
         (Ok(name), Ok(age)) => Ok(UserContent { name, age }),
         (name, age) => Err(Rejection::Invalid(name.err().into_iter().chain(age.err()).collect())),
     }
 }
 
-fn object(event: &Request) -> Result<Members, Rejection> {
+/// The members of the JSON object in the body to which these JSON Pointers lead.
+fn members<const N: usize>(event: &Request, pointers: [&'static str; N]) -> Result<[Member; N], Rejection> {
     let body: &[u8] = event.body();
     if body.len() > MAX_BODY {
         return Err(Rejection::BodyTooLarge);
@@ -47,7 +45,8 @@ fn object(event: &Request) -> Result<Members, Rejection> {
     if !event.headers().get_all(CONTENT_TYPE).iter().all(|value| is_json(value.as_bytes())) {
         return Err(Rejection::UnsupportedMediaType);
     }
-    parse(body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body)).map_err(|violation| {
+    let members = Members(pointers.map(|pointer| Member { pointer, found: Found::Nothing }));
+    parse(body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body), members).map_err(|violation| {
         // Some gateways decompress and leave the header, so it counts only where the body can't be read.
         let identity = |value: &[u8]| value.eq_ignore_ascii_case(b"identity");
         if event.headers().get_all(CONTENT_ENCODING).iter().all(|value| identity(value.as_bytes())) {
@@ -58,11 +57,12 @@ fn object(event: &Request) -> Result<Members, Rejection> {
     })
 }
 
-fn parse(body: &[u8]) -> Result<Members, Violation> {
+fn parse<const N: usize>(body: &[u8], members: Members<N>) -> Result<[Member; N], Violation> {
     let of_body = |detail: String| Violation::new(Place::Pointer("#"), detail);
     // serde_json doesn't look for bad UTF-8 in what it skips, so all of it is checked first.
     let text = str::from_utf8(body).map_err(|_| of_body("must be UTF-8".to_owned()))?;
-    serde_json::from_str(text).map_err(|error| {
+    let mut json = serde_json::Deserializer::from_str(text);
+    json.deserialize_map(members).and_then(|members| json.end().map(|()| members)).map_err(|error| {
         // The text of serde_json's error may quote the body.
         of_body(match error.classify() {
             Category::Data => "must be a JSON object".to_owned(),
@@ -76,69 +76,58 @@ fn is_json(content_type: &[u8]) -> bool {
     media_type.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-/// The members of a JSON object that count. The others are read, so that the whole body is known to be JSON of
-/// bounded depth, and dropped.
-#[derive(Default)]
-struct Members {
-    name: Member,
-    age: Member,
+/// A member of a JSON object that counts.
+struct Member {
+    /// A JSON Pointer (RFC 6901), as a URI fragment.
+    pointer: &'static str,
+    found: Found,
 }
 
-#[derive(Default)]
-enum Member {
-    #[default]
-    Missing,
+enum Found {
+    Nothing,
     Once(Value),
     Repeated,
 }
 
 impl Member {
+    fn is_named(&self, key: &str) -> bool {
+        self.pointer.strip_prefix("#/") == Some(key)
+    }
+
     fn add(&mut self, value: Value) {
-        *self = match self {
-            Self::Missing => Self::Once(value),
-            Self::Once(_) | Self::Repeated => Self::Repeated,
+        self.found = match self.found {
+            Found::Nothing => Found::Once(value),
+            Found::Once(_) | Found::Repeated => Found::Repeated,
         };
     }
 
-    fn read<T>(
-        self,
-        pointer: &'static str,
-        rule: &str,
-        read: impl FnOnce(Value) -> Option<T>,
-    ) -> Result<T, Violation> {
-        let place = Place::Pointer(pointer);
-        match self {
-            Self::Once(value) => read(value).ok_or_else(|| Violation::new(place, rule)),
-            Self::Repeated => Err(Violation::new(place, "must be given once")),
-            Self::Missing => Err(Violation { missing: true, ..Violation::new(place, "is required") }),
+    fn read<T>(self, rule: &str, read: impl FnOnce(Value) -> Option<T>) -> Result<T, Violation> {
+        let place = Place::Pointer(self.pointer);
+        match self.found {
+            Found::Once(value) => read(value).ok_or_else(|| Violation::new(place, rule)),
+            Found::Repeated => Err(Violation::new(place, "must be given once")),
+            Found::Nothing => Err(Violation { missing: true, ..Violation::new(place, "is required") }),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
+/// Collects the members that count. The others are read, so that the whole body is known to be JSON of bounded depth, and
+/// dropped.
+struct Members<const N: usize>([Member; N]);
 
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members;
+impl<'de, const N: usize> Visitor<'de> for Members<N> {
+    type Value = [Member; N];
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Members, A::Error> {
-                let mut members = Members::default();
-                while let Some((key, value)) = object.next_entry::<String, Value>()? {
-                    match key.as_str() {
-                        "name" => members.name.add(value),
-                        "age" => members.age.add(value),
-                        _ => {}
-                    }
-                }
-                Ok(members)
+    fn visit_map<A: MapAccess<'de>>(mut self, mut object: A) -> Result<Self::Value, A::Error> {
+        while let Some((key, value)) = object.next_entry::<String, Value>()? {
+            if let Some(member) = self.0.iter_mut().find(|member| member.is_named(&key)) {
+                member.add(value);
             }
         }
-
-        deserializer.deserialize_map(Object)
+        Ok(self.0)
     }
 }

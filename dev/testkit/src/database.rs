@@ -177,13 +177,7 @@ pub fn role(access: Access) -> String {
 }
 
 fn role_name(prefix: &str, access: Access) -> String {
-    let name = match access {
-        Access::Read => "reader",
-        Access::Create => "creator",
-        Access::Update => "updater",
-        Access::Delete => "deleter",
-    };
-    format!("{prefix}_{name}")
+    format!("{prefix}_{access:?}").to_lowercase()
 }
 
 /// A superuser's URL as that of the [role] with this access. Any other stays as it is.

@@ -5,9 +5,6 @@ use base64::prelude::BASE64_STANDARD;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
-/// The path under which single users live.
-const COLLECTION: &str = "/api/users";
-
 /// Who sends a request, as the route's authorizer knows it.
 #[derive(Clone, Copy, Debug)]
 pub enum Caller<'a> {
@@ -87,11 +84,15 @@ impl Event {
         Self::new("DELETE", path)
     }
 
-    fn new(method: &str, path: &str) -> Self {
+    /// A request with any method; see [`Event::get`]. What follows a collection, `/api/users` for example, is an id.
+    pub fn new(method: &str, path: &str) -> Self {
         // API Gateway decodes path parameters, and the path with them.
         let decoded = percent_decode_str(path).decode_utf8_lossy().into_owned();
-        let id = path.strip_prefix(COLLECTION).and_then(|rest| rest.strip_prefix('/'));
-        let route = format!("{method} {COLLECTION}{}", if id.is_some() { "/{id}" } else { "" });
+        let (collection, id) = match path.match_indices('/').nth(2) {
+            Some((at, _)) => (&path[..at], Some(&path[at + 1..])),
+            None => (path, None),
+        };
+        let route = format!("{method} {collection}{}", if id.is_some() { "/{id}" } else { "" });
         let mut event = json!({
             "version": "2.0",
             "routeKey": route,
@@ -130,6 +131,35 @@ impl Event {
             event["pathParameters"] = json!({ "id": percent_decode_str(id).decode_utf8_lossy() });
         }
         Self { event }
+    }
+
+    /// Its route, `GET /api/users/{id}` for example.
+    pub fn route(&self) -> &str {
+        self.event["routeKey"].as_str().unwrap_or_default()
+    }
+
+    /// The same with another id in the path, as a client writes it.
+    ///
+    /// # Panics
+    /// When the route has none.
+    pub fn with_id(mut self, id: &str) -> Self {
+        let (method, path) = self.route().split_once(' ').expect("a method and a path");
+        assert!(path.contains("{id}"), "{path} has no id");
+        let other = Self::new(method, &path.replace("{id}", id)).event;
+        self.event["requestContext"]["http"]["path"] = other["rawPath"].clone();
+        for member in ["rawPath", "pathParameters"] {
+            self.event[member] = other[member].clone();
+        }
+        self
+    }
+
+    /// The same without a body, and the headers that it had for it.
+    pub fn without_body(mut self) -> Self {
+        for header in ["content-type", "content-length"] {
+            self.event["headers"].as_object_mut().and_then(|headers| headers.remove(header));
+        }
+        self.event.as_object_mut().and_then(|event| event.remove("body"));
+        self
     }
 
     /// A header; repeated ones are joined by commas, as API Gateway does.

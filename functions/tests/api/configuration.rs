@@ -8,7 +8,7 @@ use serde_json::json;
 use testkit::{Answer, Database, Event, Function, Proxy, Server};
 
 use crate::support::{
-    assert_failure, assert_not_found, assert_success, endpoints, start_at, start_with, with_alice,
+    Endpoint, assert_failure, assert_not_found, assert_success, endpoints, start_at, start_with, with_alice,
 };
 
 /// What a client sends first when it wants TLS.
@@ -71,7 +71,7 @@ fn a_wrong_root_certificate_is_500_and_one_clear_sentence() {
 
 #[test]
 fn every_endpoint_is_500_with_a_wrong_value() {
-    for (binary, event) in endpoints() {
+    for Endpoint { binary, event, .. } in endpoints() {
         let record = assert_failure(&start_at(binary, "nonsense").invoke(event), 500);
         assert!(record.to_string().contains("DATABASE_URL"), "{record}");
     }
@@ -130,7 +130,7 @@ fn a_database_that_does_not_exist_is_500() {
 fn a_password_may_hold_any_character_and_a_role_needs_no_more_than_the_table() {
     let database = Database::new();
     let url = database.url_of_role("p@ss:w/rd?#%&=+ 'é🦀\"");
-    for (binary, event) in endpoints() {
+    for Endpoint { binary, event, .. } in endpoints() {
         let answer = start_at(binary, &url).invoke(event);
         assert!(answer.status < 300, "{binary}: {answer:?}");
     }

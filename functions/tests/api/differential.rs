@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use testkit::{Database, Event, Function};
 
-use crate::support::{start, user};
+use crate::support::{Endpoint, endpoints, start, user};
 use crate::wiring::{documents, read};
 
 const FLASK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/flask");
@@ -200,13 +200,13 @@ impl Reply {
 }
 
 struct Ours {
-    functions: [(&'static str, Function); 5],
+    functions: Vec<(Endpoint, Function)>,
 }
 
 impl Ours {
     fn start(database: &Database) -> Self {
-        let binaries = ["list-users", "create-user", "get-user", "update-user", "delete-user"];
-        Self { functions: binaries.map(|binary| (binary, start(binary, database))) }
+        let functions = endpoints().into_iter().map(|it| (start(it.binary, database), it));
+        Self { functions: functions.map(|(function, it)| (it, function)).collect() }
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Reply {
@@ -219,17 +219,10 @@ impl Ours {
 
     fn invoke(&self, method: &str, path: &str, with_body: impl FnOnce(Event) -> Event) -> Reply {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
-        let (binary, event) = match (method, path == "/api/users") {
-            ("GET", true) => ("list-users", Event::get(path)),
-            ("GET", false) => ("get-user", Event::get(path)),
-            ("POST", true) => ("create-user", Event::post(path)),
-            ("PUT", false) => ("update-user", Event::put(path)),
-            ("DELETE", false) => ("delete-user", Event::delete(path)),
-            _ => panic!("no route {method} {path}"),
-        };
-        let event = with_body(if query.is_empty() { event } else { event.query(query) });
-        let (_, function) = self.functions.iter().find(|(name, _)| *name == binary).expect("it was started");
-        let answer = function.invoke(event);
+        let event = Event::new(method, path);
+        let found = self.functions.iter().find(|(it, _)| it.event.route() == event.route());
+        let (_, function) = found.unwrap_or_else(|| panic!("no route {}", event.route()));
+        let answer = function.invoke(with_body(if query.is_empty() { event } else { event.query(query) }));
         let content_type = answer.header("content-type").unwrap_or_default().to_owned();
         Reply { status: answer.status, content_type, body: answer.body }
     }

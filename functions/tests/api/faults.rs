@@ -7,15 +7,10 @@ use serde_json::Value;
 use shared::roles::Access;
 use testkit::{Database, Event, Function, Greeting, Network, PgBouncer, Proxy, as_role};
 
-use crate::support::{assert_failure, endpoints, rows, start_at, user, with_alice};
+use crate::support::{Endpoint, assert_failure, count, endpoints, reset, rows, start_at, user, with_alice};
 
 fn post_bob() -> Event {
     Event::post("/api/users").json(&user("Bob", 41))
-}
-
-/// Whether an event was answered with its success.
-fn assert_done(binary: &str, status: u16) {
-    assert_eq!(status, if binary == "create-user" { 201 } else { 200 }, "{binary}");
 }
 
 /// A binary on a database, connected.
@@ -35,7 +30,7 @@ pub(crate) fn terminate_backends(database: &Database) -> i64 {
 #[test]
 fn a_backend_terminated_while_the_process_is_frozen_costs_no_request_and_no_statement() {
     let database = with_alice();
-    for (binary, event) in endpoints() {
+    for Endpoint { binary, event, success, .. } in endpoints() {
         let proxy = Proxy::new();
         let function = start_at(binary, &database.url_via(&proxy));
         function.wait_for_init();
@@ -44,7 +39,7 @@ fn a_backend_terminated_while_the_process_is_frozen_costs_no_request_and_no_stat
 
         let answer = function.start_invoke(event);
         function.thaw();
-        assert_done(binary, answer.wait().status);
+        assert_eq!(answer.wait().status, success, "{binary}");
         assert_eq!(proxy.connections(), 2);
         assert_eq!(
             proxy.round_trips(),
@@ -58,7 +53,7 @@ fn a_backend_terminated_while_the_process_is_frozen_costs_no_request_and_no_stat
 #[test]
 fn a_connection_that_is_reset_while_the_process_is_frozen_costs_no_request() {
     let database = with_alice();
-    for (binary, event) in endpoints() {
+    for Endpoint { binary, event, success, .. } in endpoints() {
         let proxy = Proxy::new();
         let function = start_at(binary, &database.url_via(&proxy));
         function.wait_for_init();
@@ -66,7 +61,7 @@ fn a_connection_that_is_reset_while_the_process_is_frozen_costs_no_request() {
         proxy.reset();
         let answer = function.start_invoke(event);
         function.thaw();
-        assert_done(binary, answer.wait().status);
+        assert_eq!(answer.wait().status, success, "{binary}");
     }
     assert_eq!(rows(&database).len(), 1);
 }
@@ -74,25 +69,21 @@ fn a_connection_that_is_reset_while_the_process_is_frozen_costs_no_request() {
 #[test]
 fn a_socket_black_holed_while_frozen_costs_one_attempt_and_no_request() {
     thread::scope(|scope| {
-        for (binary, event) in endpoints() {
+        for endpoint in endpoints() {
             // One after the other would take 3 seconds each.
             let database = with_alice();
             scope.spawn(move || {
+                let binary = endpoint.binary;
                 let proxy = Proxy::new();
                 let function = start_at(binary, &database.url_via(&proxy));
                 function.wait_for_init();
                 function.freeze();
                 proxy.silence();
-                let answer = function.start_invoke(event);
+                let answer = function.start_invoke(endpoint.event.clone());
                 function.thaw();
-                assert_done(binary, answer.wait().status);
+                assert_eq!(answer.wait().status, endpoint.success, "{binary}");
                 assert_eq!(proxy.connections(), 2);
-                let left = match binary {
-                    "create-user" => 2,
-                    "delete-user" => 0,
-                    _ => 1,
-                };
-                assert_eq!(rows(&database).len(), left);
+                assert_eq!(count(&database, endpoint.table), endpoint.rows_left(), "{binary}");
             });
         }
     });
@@ -220,9 +211,7 @@ fn a_statement_without_an_answer_is_503_and_the_next_request_does_not_wait_behin
 #[test]
 fn a_server_that_has_become_read_only_is_left_for_the_one_that_the_name_leads_to_now() {
     let database = with_alice();
-    for (binary, event) in
-        endpoints().into_iter().filter(|(binary, _)| !["list-users", "get-user"].contains(binary))
-    {
+    for Endpoint { binary, event, success, .. } in endpoints().into_iter().filter(Endpoint::writes) {
         let read_only = |on| {
             database.execute(&format!(
                 "ALTER DATABASE {} SET default_transaction_read_only = {on}",
@@ -238,7 +227,7 @@ fn a_server_that_has_become_read_only_is_left_for_the_one_that_the_name_leads_to
         client
             .batch_execute(&format!("ALTER DATABASE {} RESET default_transaction_read_only", database.name()))
             .expect("writing again");
-        assert_done(binary, function.invoke(event).status);
+        assert_eq!(function.invoke(event).status, success, "{binary}");
         assert_eq!(proxy.connections(), 2);
     }
 }
@@ -346,38 +335,32 @@ fn the_servers_own_time_limits_are_503_and_keep_the_connection() {
     }
 }
 
-/// A constraint that raises 40001 when the first `times` transactions on users commit.
-fn conflicts_at_commit(database: &Database, times: i32) {
+/// A constraint that raises 40001 when the first `times` transactions on a table commit.
+fn conflicts_at_commit(database: &Database, table: &str, times: i32) {
     database.execute(&format!(
         "CREATE SEQUENCE commits;
          CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
              IF nextval('commits') <= {times} THEN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END IF;
              RETURN NULL;
          END $$;
-         CREATE CONSTRAINT TRIGGER conflict AFTER INSERT OR UPDATE OR DELETE ON users
+         CREATE CONSTRAINT TRIGGER conflict AFTER INSERT OR UPDATE OR DELETE ON {table}
              DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION conflict()"
     ));
 }
 
 #[test]
 fn a_conflict_at_commit_is_repeated_twice_on_the_same_connection() {
-    for (binary, event) in
-        endpoints().into_iter().filter(|(binary, _)| !["list-users", "get-user"].contains(binary))
-    {
+    for endpoint in endpoints().into_iter().filter(Endpoint::writes) {
+        let (binary, table) = (endpoint.binary, endpoint.table);
         let database = with_alice();
-        conflicts_at_commit(&database, 2);
+        conflicts_at_commit(&database, table, 2);
         let proxy = Proxy::new();
         let function = start_at(binary, &database.url_via(&proxy));
         function.wait_for_init();
-        let (round_trips, answer) = proxy.round_trips_of(|| function.invoke(event));
-        assert_done(binary, answer.status);
+        let (round_trips, answer) = proxy.round_trips_of(|| function.invoke(endpoint.event.clone()));
+        assert_eq!(answer.status, endpoint.success, "{binary}");
         assert_eq!((round_trips, proxy.connections()), (3, 1));
-        let left = match binary {
-            "create-user" => 2,
-            "update-user" => 1,
-            _ => 0,
-        };
-        assert_eq!(rows(&database).len(), left);
+        assert_eq!(count(&database, table), endpoint.rows_left(), "{binary}");
     }
 }
 
@@ -410,13 +393,11 @@ fn all_endpoints_work_through_pgbouncer_in_transaction_mode() {
     let bouncer = PgBouncer::new();
     let url = database.plain_url_at(bouncer.port());
     // More environments than the pooler has connections to the server, each with several requests.
-    let functions = endpoints().map(|(binary, _)| start_at(binary, &url));
-    for n in 1..=3 {
-        database.execute(&format!(
-            "DELETE FROM users; INSERT INTO users (id, name, age) VALUES (1, 'Alice', {n})"
-        ));
-        for (function, (binary, event)) in functions.iter().zip(endpoints()) {
-            assert_done(binary, function.invoke(event).status);
+    let functions: Vec<_> = endpoints().iter().map(|it| start_at(it.binary, &url)).collect();
+    for _ in 0..3 {
+        reset(&database);
+        for (function, Endpoint { binary, event, success, .. }) in functions.iter().zip(endpoints()) {
+            assert_eq!(function.invoke(event).status, success, "{binary}");
         }
     }
 }

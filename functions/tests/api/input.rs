@@ -13,7 +13,8 @@ const JSON: &str = "application/json";
 
 #[test]
 fn what_is_no_id_is_404() {
-    let functions = with_id("1").map(|(binary, _)| start_with_database_down(binary));
+    let functions = with_id("1").into_iter().map(|(binary, _)| start_with_database_down(binary));
+    let functions: Vec<_> = functions.collect();
     for id in [
         "",
         "0",

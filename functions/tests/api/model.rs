@@ -18,7 +18,8 @@ use crate::support::{endpoints, rows, start};
 fn any_sequence_of_operations_is_answered_as_a_map_in_memory_says() {
     let database = Database::new();
     let client = RefCell::new(database.client());
-    let functions = BTreeMap::from(endpoints().map(|(binary, _)| (binary, start(binary, &database))));
+    let functions = endpoints().into_iter().map(|it| (it.binary, start(it.binary, &database)));
+    let functions: BTreeMap<_, _> = functions.collect();
     check(100, vec(operation(), 1..50), |operations| {
         let empty = "TRUNCATE users, idempotency_keys RESTART IDENTITY";
         client.borrow_mut().batch_execute(empty).expect("an empty table");

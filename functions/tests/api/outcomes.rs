@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use testkit::{Database, ErrorResponse, Event, Fate, Function, Greeting, PgBouncer, Proxy, role};
 
 use crate::support::{
-    access_of, assert_failure, assert_unknown, endpoints, rows, start, start_at, user, with_alice,
+    access_of, assert_failure, assert_unknown, count, endpoints, rows, start, start_at, user, with_alice,
 };
 
 /// In which time a caller is promised an answer, and what it is if the function has to start first.
@@ -71,20 +71,15 @@ fn after_an_error_that_leaves_the_outcome_open_a_write_is_done_once_on_a_fresh_c
     for (what, error) in unknown() {
         for applied in [true, false] {
             let fate = |error| if applied { Fate::Replaced(error) } else { Fate::Refused(error) };
-            for (binary, event) in endpoints() {
+            for endpoint in endpoints() {
+                let binary = endpoint.binary;
                 let (database, proxy) = (with_alice(), Proxy::new());
                 let function = start_via(binary, &database, &proxy);
                 proxy.doom_next([fate(error.clone())]);
-                let answer = function.invoke(event);
-                let status = if binary == "create-user" { 201 } else { 200 };
-                assert_eq!(answer.status, status, "{binary}, {what}: {answer:?}");
+                let answer = function.invoke(endpoint.event.clone());
+                assert_eq!(answer.status, endpoint.success, "{binary}, {what}: {answer:?}");
                 assert_eq!(proxy.connections(), 2, "{binary}, {what}");
-                let left = match binary {
-                    "create-user" => 2,
-                    "delete-user" => 0,
-                    _ => 1,
-                };
-                assert_eq!(rows(&database).len(), left, "{binary}, {what}");
+                assert_eq!(count(&database, endpoint.table), endpoint.rows_left(), "{binary}, {what}");
             }
         }
     }

@@ -1,9 +1,10 @@
 //! `DATABASE_POOLER=none`: each connection prepares its function's statements once.
 
+use shared::roles::Access;
 use testkit::{Database, ErrorResponse, Event, Fate, Function, PgBouncer, Proxy};
 
 use crate::faults::terminate_backends;
-use crate::support::{assert_failure, endpoints, start_with, user, with_alice};
+use crate::support::{Endpoint, assert_failure, endpoints, start_with, user, with_alice};
 
 /// An endpoint that prepares, connected through a proxy that can tell statements.
 fn start_via(binary: &str, database: &Database, proxy: &Proxy) -> Function {
@@ -28,24 +29,25 @@ fn times(sent: &[u8], text: &str) -> usize {
 #[test]
 fn a_statement_is_sent_with_its_first_request_and_its_preparation_and_not_again() {
     for (pooler, expected) in [("none", 2), ("transaction", 5), ("", 5)] {
-        for (binary, event) in endpoints() {
+        for Endpoint { binary, event, access, table, .. } in endpoints() {
             let (database, proxy) = (with_alice(), Proxy::new());
             let url = database.plain_url_via(&proxy);
             let function = start_with(binary, &url, &[("DATABASE_POOLER", pooler)]);
             function.wait_for_init();
             for _ in 0..5 {
                 let (round_trips, answer) = proxy.round_trips_of(|| function.invoke(event.clone()));
-                assert!(answer.status < 300 || binary == "delete-user", "{binary}: {answer:?}");
+                assert!(answer.status < 300 || access == Access::Delete, "{binary}: {answer:?}");
                 assert_eq!(round_trips, 1, "{binary} with {pooler:?}");
             }
             drop(function);
-            let verb = match binary {
-                "create-user" => "WITH seen",
-                "update-user" => "UPDATE users",
-                "delete-user" => "DELETE FROM users",
-                _ => "FROM users WHERE",
+            let verb = match access {
+                Access::Read => "FROM",
+                Access::Create => "INSERT INTO",
+                Access::Update => "UPDATE",
+                Access::Delete => "DELETE FROM",
             };
-            assert_eq!(times(&proxy.into_sent(), verb), expected, "{binary} with {pooler:?}");
+            let text = format!("{verb} {table} ");
+            assert_eq!(times(&proxy.into_sent(), &text), expected, "{binary} with {pooler:?}");
         }
     }
 }
@@ -89,23 +91,24 @@ fn a_table_that_changes_under_a_running_function_costs_one_repetition_at_most() 
 #[test]
 fn a_prepared_statement_that_the_server_does_not_take_is_not_applied_and_sent_once_more_unprepared() {
     for sqlstate in ["26000", "0A000"] {
-        for (binary, event) in endpoints() {
+        for endpoint in endpoints() {
+            let (binary, event) = (endpoint.binary, &endpoint.event);
             let (database, proxy) = (with_alice(), Proxy::new());
             let function = start_via(binary, &database, &proxy);
             function.invoke(event.clone());
-            database.execute("DELETE FROM users");
+            database.execute(&format!("DELETE FROM {}", endpoint.table));
             let refused = || Fate::Refused(ErrorResponse::error(sqlstate));
             proxy.doom_next([refused()]);
             let answer = function.invoke(event.clone());
-            match binary {
-                "list-users" => assert_eq!(answer.body, "[]"),
-                "create-user" => assert_eq!(answer.status, 201),
+            match endpoint.access {
                 // Nothing may have been applied before, so a DELETE that finds no row has not deleted it.
-                _ => assert_eq!(answer.status, 404, "{binary}: {answer:?}"),
+                _ if endpoint.has_id() => assert_eq!(answer.status, 404, "{binary}: {answer:?}"),
+                Access::Read => assert_eq!(answer.body, "[]", "{binary}"),
+                _ => assert_eq!(answer.status, endpoint.success, "{binary}: {answer:?}"),
             }
             // Unprepared, it is a defect of the program.
             proxy.doom_next([refused(), refused()]);
-            let record = assert_failure(&function.invoke(event), 500);
+            let record = assert_failure(&function.invoke(event.clone()), 500);
             assert_eq!(record["fields"]["attempts"], 2, "{record}");
             assert_eq!(proxy.connections(), 1, "{binary}");
         }
@@ -116,11 +119,11 @@ fn a_prepared_statement_that_the_server_does_not_take_is_not_applied_and_sent_on
 fn a_session_that_is_reset_after_each_transaction_costs_no_request() {
     let database = with_alice();
     let bouncer = PgBouncer::resetting();
-    for (binary, event) in endpoints() {
+    for Endpoint { binary, event, access, .. } in endpoints() {
         let function = start_at(binary, &database.plain_url_at(bouncer.port()));
         for n in 0..3 {
             let answer = function.invoke(event.clone());
-            assert!(answer.status < 300 || binary == "delete-user" && n > 0, "{binary}: {answer:?}");
+            assert!(answer.status < 300 || access == Access::Delete && n > 0, "{binary}: {answer:?}");
         }
     }
 }

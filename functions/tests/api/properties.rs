@@ -14,7 +14,7 @@ use proptest::test_runner::{TestCaseResult, TestError, TestRunner};
 use serde_json::{Value, json};
 use testkit::Answer;
 
-use crate::support::{endpoints, start, with_alice};
+use crate::support::{Endpoint, endpoints, start, with_alice};
 
 /// Looks for a case that fails, and panics with the smallest one. Nothing is written to the source tree: what failed
 /// once becomes a test of its own.
@@ -35,7 +35,7 @@ pub(crate) fn check<T: Debug>(
 fn whatever_the_event_there_is_an_answer_and_none_of_5xx() {
     let database = with_alice();
     thread::scope(|scope| {
-        for (binary, valid) in endpoints() {
+        for Endpoint { binary, event: valid, .. } in endpoints() {
             let database = &database;
             scope.spawn(move || {
                 // A process that has ended is followed by another, so that the search for a smaller case goes on.

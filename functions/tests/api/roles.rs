@@ -8,7 +8,7 @@ use testkit::{Database, as_user, role, roles};
 
 use crate::migrate::{start_migrate, to_json};
 use crate::migrations::GUIDES_TABLE;
-use crate::support::{access_of, assert_failure, endpoints, start, start_at};
+use crate::support::{Endpoint, SEED, assert_failure, endpoints, reset, start, start_at};
 use crate::wiring::{documents, read};
 
 const EVERYBODY: &[Access] = &[Access::Read, Access::Create, Access::Update, Access::Delete];
@@ -55,7 +55,7 @@ fn databases() -> [(&'static str, Database); 2] {
         let function = start_migrate(&database.url(), &[]);
         let result = function.start_invoke(json!({ "task": "migrate", "Roles": to_json(&roles) })).result();
         result.expect("the roles");
-        database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+        database.execute(SEED);
         (before, database)
     })
 }
@@ -82,14 +82,12 @@ fn each_role_may_do_what_its_access_is_and_nothing_else() {
 fn each_endpoint_works_with_the_role_with_its_access_and_no_writer_with_another() {
     for (before, database) in databases() {
         for Role { name, access, .. } in roles(database.name()) {
-            database.execute(&format!(
-                "ALTER ROLE {name} PASSWORD 'password'; TRUNCATE users RESTART IDENTITY;
-                 INSERT INTO users (name, age) VALUES ('Alice', 30)"
-            ));
+            database.execute(&format!("ALTER ROLE {name} PASSWORD 'password'"));
+            reset(&database);
             let url = as_user(&name.to_string(), &database.url());
-            for (binary, event) in endpoints() {
+            for Endpoint { binary, event, access: needed, .. } in endpoints() {
                 let answer = start_at(binary, &url).invoke(event);
-                if access_of(binary) == Access::Read || access_of(binary) == access {
+                if needed == Access::Read || needed == access {
                     assert!(answer.status < 300, "{access:?} {binary}: {answer:?}{before}");
                 } else {
                     let record = assert_failure(&answer, 500);
@@ -202,7 +200,7 @@ fn a_role_may_log_in_has_time_limits_below_ours_and_no_power_over_the_server_or_
 
 #[test]
 fn these_tests_run_each_endpoint_as_the_role_with_its_access() {
-    for (binary, _) in endpoints() {
+    for Endpoint { binary, access, .. } in endpoints() {
         let database = Database::new();
         let function = start(binary, &database);
         function.wait_for_init();
@@ -210,6 +208,6 @@ fn these_tests_run_each_endpoint_as_the_role_with_its_access() {
                      WHERE datname = current_database() AND usename <> current_user";
         let users = database.client().query(users, &[]).expect("the sessions");
         let users: Vec<String> = users.iter().map(|row| row.get(0)).collect();
-        assert_eq!(users, [role(access_of(binary))], "{binary}");
+        assert_eq!(users, [role(access)], "{binary}");
     }
 }

@@ -1,9 +1,10 @@
 //! Every warm request is exactly one round trip to PostgreSQL, counted on the wire.
 
+use shared::roles::Access;
 use testkit::{Database, Event, Function, Proxy};
 
 use crate::support::{
-    assert_failure, assert_not_found, endpoints, start_at, start_with, user, with_id, writers,
+    Endpoint, assert_failure, assert_not_found, endpoints, start_at, start_with, user, with_id, writers,
 };
 
 #[test]
@@ -19,16 +20,15 @@ fn every_warm_request_is_one_round_trip_without_tls() {
 fn each_is_one_round_trip(url: fn(&Database, &Proxy) -> String) {
     let database = Database::new();
     database.execute("INSERT INTO users (name, age) SELECT 'User', 30 FROM generate_series(1, 2000)");
-    for (binary, event) in endpoints() {
+    for Endpoint { binary, event, success, access, .. } in endpoints() {
         let proxy = Proxy::new();
         let function = start_at(binary, &url(&database, &proxy));
         function.wait_for_init();
         assert_eq!(proxy.connections(), 1, "{binary} connects while it starts");
 
-        let found = if binary == "create-user" { 201 } else { 200 };
-        one_round_trip(&proxy, &function, event.clone(), found);
-        // The same again, which finds no user where one was deleted.
-        one_round_trip(&proxy, &function, event, if binary == "delete-user" { 404 } else { found });
+        one_round_trip(&proxy, &function, event.clone(), success);
+        // The same again, which finds nothing where it was deleted.
+        one_round_trip(&proxy, &function, event, if access == Access::Delete { 404 } else { success });
         one_round_trip_each_for_other_requests(&proxy, &function, binary);
         assert_eq!(proxy.connections(), 1, "{binary} keeps its connection");
     }
@@ -67,7 +67,7 @@ fn an_input_error_is_no_round_trip() {
     let wrong = with_id("0")
         .into_iter()
         .map(|(binary, event)| (binary, event, 404))
-        .chain(writers().map(|(binary, event)| (binary, event.json(&user("", 30)), 400)))
+        .chain(writers().into_iter().map(|(binary, event)| (binary, event.json(&user("", 30)), 400)))
         .chain([("list-users", Event::get("/api/users").query("limit=0"), 400)]);
     for (binary, event, status) in wrong {
         let proxy = Proxy::new();
@@ -95,7 +95,7 @@ fn many_requests_share_one_connection() {
 #[test]
 fn a_request_is_one_unnamed_statement_and_nothing_else() {
     let database = Database::new();
-    for (binary, event) in endpoints() {
+    for Endpoint { binary, event, .. } in endpoints() {
         let proxy = Proxy::new();
         let function = start_at(binary, &database.plain_url_via(&proxy));
         for _ in 0..2 {

@@ -4,8 +4,8 @@ use serde_json::json;
 use testkit::{Answer, Database, Event};
 
 use crate::support::{
-    assert_problem, assert_success, endpoints, rows, start, start_with_database_down, user, with_alice,
-    with_id, writers,
+    Endpoint, assert_problem, assert_success, endpoints, rows, start, start_with_database_down, user,
+    with_alice, with_id, writers,
 };
 
 fn post(name: &str, key: &str) -> Event {
@@ -208,7 +208,7 @@ fn a_conditional_write_of_no_user_is_404() {
 #[test]
 fn malformed_conditions_are_400_and_name_the_header() {
     let database = with_alice();
-    for (binary, event) in endpoints() {
+    for Endpoint { binary, event, .. } in endpoints() {
         let function = start(binary, &database);
         for header in ["If-Match", "If-None-Match"] {
             for value in ["", "x", "\"x", "\"x\" \"y\"", "*, \"x\"", "w/\"x\""] {

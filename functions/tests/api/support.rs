@@ -1,66 +1,103 @@
 //! What the tests share.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use shared::roles::Access;
 use testkit::{Answer, Database, Event, Function, as_role};
 
-/// The binaries that are endpoints, each with an event that gets a success where user 1 exists.
-pub(crate) fn endpoints() -> [(&'static str, Event); 5] {
+/// An endpoint, and what the tests that concern several of them have to know of it.
+pub(crate) struct Endpoint {
+    /// Its binary.
+    pub(crate) binary: &'static str,
+    /// An event that gets its success where there is what [`SEED`] has stored.
+    pub(crate) event: Event,
+    /// The status of that success.
+    pub(crate) success: u16,
+    /// What its database role may do.
+    pub(crate) access: Access,
+    /// The table that it is about.
+    pub(crate) table: &'static str,
+}
+
+/// Every endpoint: what the tests of errors, faults, roles, round trips and so on derive from.
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    let (users, bob) = ("users", user("Bob", 41));
     [
-        ("list-users", Event::get("/api/users").query("limit=100")),
-        ("create-user", Event::post("/api/users").json(&user("Bob", 41))),
-        ("get-user", Event::get("/api/users/1")),
-        ("update-user", Event::put("/api/users/1").json(&user("Bob", 41))),
+        ("list-users", Event::get("/api/users").query("limit=100"), 200, Access::Read, users),
+        ("create-user", Event::post("/api/users").json(&bob), 201, Access::Create, users),
+        ("get-user", Event::get("/api/users/1"), 200, Access::Read, users),
+        ("update-user", Event::put("/api/users/1").json(&bob), 200, Access::Update, users),
         // Last: the others need the user.
-        ("delete-user", Event::delete("/api/users/1")),
+        ("delete-user", Event::delete("/api/users/1"), 200, Access::Delete, users),
     ]
+    .map(|(binary, event, success, access, table)| Endpoint { binary, event, success, access, table })
+    .into()
 }
 
-/// The endpoints that take a user in the body.
-pub(crate) fn writers() -> [(&'static str, Event); 2] {
-    [("create-user", Event::post("/api/users")), ("update-user", Event::put("/api/users/1"))]
+/// Those that are about users.
+pub(crate) fn of_users() -> impl Iterator<Item = Endpoint> {
+    endpoints().into_iter().filter(|it| it.table == "users")
 }
 
-/// The endpoints with an id in the path.
-pub(crate) fn with_id(id: &str) -> [(&'static str, Event); 3] {
-    let path = format!("/api/users/{id}");
-    [
-        ("get-user", Event::get(&path)),
-        ("update-user", Event::put(&path).json(&user("Bob", 41))),
-        ("delete-user", Event::delete(&path)),
-    ]
+/// A row in each table.
+pub(crate) const SEED: &str = "INSERT INTO users (name, age) VALUES ('Alice', 30)";
+
+impl Endpoint {
+    /// Whether an id is in its path.
+    pub(crate) fn has_id(&self) -> bool {
+        self.event.route().ends_with("/{id}")
+    }
+
+    /// Whether it takes a body.
+    pub(crate) fn has_body(&self) -> bool {
+        Value::from(self.event.clone()).get("body").is_some()
+    }
+
+    pub(crate) fn writes(&self) -> bool {
+        self.access != Access::Read
+    }
+
+    /// How many rows its table has after its success, where there was one before.
+    pub(crate) fn rows_left(&self) -> i64 {
+        match self.access {
+            Access::Create => 2,
+            Access::Read | Access::Update => 1,
+            Access::Delete => 0,
+        }
+    }
+}
+
+/// The endpoints that take a user in the body, each with an event that has none.
+pub(crate) fn writers() -> Vec<(&'static str, Event)> {
+    of_users().filter(Endpoint::has_body).map(|it| (it.binary, it.event.without_body())).collect()
+}
+
+/// The endpoints with the id of a user in the path, each with an event that has this one.
+pub(crate) fn with_id(id: &str) -> Vec<(&'static str, Event)> {
+    of_users().filter(Endpoint::has_id).map(|it| (it.binary, it.event.with_id(id))).collect()
 }
 
 /// What the database role may do that an endpoint connects as.
 pub(crate) fn access_of(binary: &str) -> Access {
-    match binary {
-        "list-users" | "get-user" => Access::Read,
-        "create-user" => Access::Create,
-        "update-user" => Access::Update,
-        "delete-user" => Access::Delete,
-        _ => panic!("{binary} has no role"),
-    }
+    let found = endpoints().into_iter().find(|it| it.binary == binary);
+    found.unwrap_or_else(|| panic!("{binary} is no endpoint")).access
 }
 
 /// Where a binary is: in the folder `BOOTSTRAPS` as `sam build` has made it, if that is set, else where Cargo has built
 /// it.
 #[expect(clippy::disallowed_methods, reason = "not the product's configuration")]
 pub(crate) fn path_of(binary: &str) -> PathBuf {
-    let (built, function) = match binary {
-        "list-users" => (env!("CARGO_BIN_EXE_list-users"), "ListUsers"),
-        "create-user" => (env!("CARGO_BIN_EXE_create-user"), "CreateUser"),
-        "get-user" => (env!("CARGO_BIN_EXE_get-user"), "GetUser"),
-        "update-user" => (env!("CARGO_BIN_EXE_update-user"), "UpdateUser"),
-        "delete-user" => (env!("CARGO_BIN_EXE_delete-user"), "DeleteUser"),
-        "migrate" => (env!("CARGO_BIN_EXE_migrate"), "Migrate"),
-        _ => panic!("no binary {binary}"),
-    };
     match std::env::var_os("BOOTSTRAPS") {
-        Some(folder) => PathBuf::from(folder).join(function).join("bootstrap"),
-        None => built.into(),
+        Some(folder) => PathBuf::from(folder).join(pascal_case(binary)).join("bootstrap"),
+        None => Path::new(env!("CARGO_BIN_EXE_migrate")).with_file_name(binary),
     }
+}
+
+/// `create-user` is `CreateUser`.
+pub(crate) fn pascal_case(binary: &str) -> String {
+    binary.split('-').map(|word| word[..1].to_uppercase() + &word[1..]).collect()
 }
 
 /// An endpoint on a database.
@@ -89,8 +126,25 @@ pub(crate) fn start_with_database_down(binary: &str) -> Function {
 /// A database with user 1.
 pub(crate) fn with_alice() -> Database {
     let database = Database::new();
-    database.execute("INSERT INTO users (name, age) VALUES ('Alice', 30)");
+    database.execute(SEED);
     database
+}
+
+/// The tables of all endpoints, separated by commas.
+pub(crate) fn tables() -> String {
+    let tables: BTreeSet<_> = endpoints().into_iter().map(|it| it.table).collect();
+    Vec::from_iter(tables).join(", ")
+}
+
+/// Makes a database what [`with_alice`] gives.
+pub(crate) fn reset(database: &Database) {
+    database.execute(&format!("TRUNCATE {} RESTART IDENTITY; {SEED}", tables()));
+}
+
+/// How many rows a table has.
+pub(crate) fn count(database: &Database, table: &str) -> i64 {
+    let count = database.client().query_one(&format!("SELECT count(*) FROM {table}"), &[]);
+    count.expect("counting").get(0)
 }
 
 /// The members that a client sends.

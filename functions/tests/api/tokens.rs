@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use testkit::{Answer, Database, Event, Function, IamGate, Service, role};
 
 use crate::configuration::OTHER_CA;
-use crate::support::{access_of, assert_failure, endpoints, path_of, with_alice};
+use crate::support::{Endpoint, access_of, assert_failure, endpoints, path_of, with_alice};
 
 const SERVICES: [Service; 2] = [Service::Dsql, Service::Rds];
 
@@ -45,7 +45,7 @@ fn wait_for_another_date() {
 fn all_endpoints_connect_with_a_token_and_a_warm_request_is_one_round_trip() {
     for service in SERVICES {
         let database = with_alice();
-        for (binary, event) in endpoints() {
+        for Endpoint { binary, event, .. } in endpoints() {
             let gate = IamGate::new(service);
             let function = start(binary, &gate, &database, &[]);
             assert_eq!(gate.proxy().connections(), 1, "{binary} connects while it starts");
