@@ -25,7 +25,7 @@ pub use event::{Caller, Event};
 pub use function::{Answer, Failure, Function, Pending};
 pub use http::HttpRequest;
 pub use iam_gate::{IamGate, Service};
-pub use network::{Network, skip};
+pub use network::{FullPort, Network, skip};
 pub use pgbouncer::PgBouncer;
 pub use proxy::{ErrorResponse, Fate, Greeting, Hold, Proxy};
 pub use receiver::Receiver;

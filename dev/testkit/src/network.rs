@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -104,6 +104,36 @@ impl Drop for Network {
     fn drop(&mut self) {
         // Takes the cable with it.
         ip(&format!("netns delete {}", self.name));
+    }
+}
+
+/// A port of loopback that takes no more connections: who connects to it gets no answer, as from a host that is down.
+#[derive(Debug)]
+pub struct FullPort {
+    listener: TcpListener,
+    /// The one connection that is taken.
+    _taken: TcpStream,
+}
+
+impl FullPort {
+    /// A port that is full already.
+    ///
+    /// # Panics
+    /// When it can't be made.
+    #[expect(clippy::new_without_default, reason = "a default that connects would surprise")]
+    pub fn new() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        rustix::net::listen(&listener, 0).expect("no queue");
+        let taken = TcpStream::connect(listener.local_addr().expect("the port")).expect("a connection");
+        Self { listener, _taken: taken }
+    }
+
+    /// Its number.
+    ///
+    /// # Panics
+    /// Never: it listens.
+    pub fn port(&self) -> u16 {
+        self.listener.local_addr().expect("the port").port()
     }
 }
 

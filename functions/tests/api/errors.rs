@@ -52,13 +52,14 @@ fn a_broken_schema_is_500_and_logged_once_with_its_sqlstate() {
 }
 
 #[test]
-fn every_record_names_its_function() {
+fn every_record_names_its_function_and_route() {
     for Endpoint { binary, event, .. } in endpoints() {
         for (function, status) in
             [(start_with_database_down(binary), 503), (start_at(binary, "nonsense"), 500)]
         {
             let record = assert_failure(&function.invoke(event.clone()), status);
             assert_eq!(record["fields"]["function"], binary, "{record}");
+            assert_eq!(record["fields"]["route"], event.route(), "{record}");
         }
     }
 }

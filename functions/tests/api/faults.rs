@@ -5,7 +5,7 @@ use std::thread;
 
 use serde_json::Value;
 use shared::roles::Access;
-use testkit::{Database, Event, Function, Greeting, Network, PgBouncer, Proxy, as_role};
+use testkit::{Database, Event, FullPort, Function, Greeting, Network, PgBouncer, Proxy, as_role};
 
 use crate::support::{Endpoint, assert_failure, count, endpoints, reset, rows, start_at, user, with_alice};
 
@@ -203,6 +203,8 @@ fn a_statement_without_an_answer_is_503_and_the_next_request_does_not_wait_behin
     locked.execute("SELECT FROM users WHERE id = 1 FOR UPDATE", &[]).expect("a lock");
     let record = assert_failure(&update.invoke(Event::put("/api/users/1").json(&user("Bob", 41))), 503);
     assert_eq!(record["fields"]["attempts"], 2, "{record}");
+    // Each attempt has waited for 3 seconds.
+    assert!(record["fields"]["elapsed_ms"].as_u64() >= Some(6_000), "{record}");
     // Another row is not locked, and what still waits for the lock is on connections that were given up.
     assert_eq!(update.invoke(Event::put("/api/users/2").json(&user("Bob", 41))).status, 404);
     assert_eq!(proxy.connections(), 3);
@@ -254,6 +256,15 @@ fn of_several_hosts_the_one_that_answers_is_taken() {
     drop(gone);
     assert_eq!(get.invoke(Event::get("/api/users/1")).status, 200);
     assert_eq!(proxy.connections(), 1);
+}
+
+#[test]
+fn of_several_hosts_one_that_does_not_answer_leaves_time_for_the_next() {
+    let database = with_alice();
+    let full = FullPort::new();
+    let hosts = format!("@localhost:{},localhost:", full.port());
+    let get = start_at("get-user", &database.url().replace("@localhost:", &hosts));
+    assert_eq!(get.invoke(Event::get("/api/users/1")).status, 200);
 }
 
 #[test]
