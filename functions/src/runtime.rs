@@ -112,7 +112,8 @@ thread_local! {
     static PANICKED_AT: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// Sets up logging: a line of JSON for each record from Lambda's level on, and nothing of a panic but its place.
+/// Sets up logging: a line of JSON for each record from Lambda's level on, and off the local machine nothing of a panic but
+/// its place.
 #[expect(clippy::disallowed_methods, reason = "how much is logged is set by Lambda, as for every function")]
 pub fn start_logging() {
     let level = env::var("AWS_LAMBDA_LOG_LEVEL").ok().and_then(|level| level.parse().ok());
@@ -122,8 +123,16 @@ pub fn start_logging() {
         .with_target(false)
         .without_time()
         .init();
-    // The message of a panic may hold a user's data; its place doesn't.
-    panic::set_hook(Box::new(|info| PANICKED_AT.set(info.location().map(ToString::to_string))));
+    // The message of a panic may hold a user's data; its place doesn't. A debug build that Lambda doesn't run is on the
+    // machine of somebody who looks for the mistake.
+    let local = cfg!(debug_assertions) && env::var_os("AWS_LAMBDA_LOG_FORMAT").is_none_or(|it| it.is_empty());
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        PANICKED_AT.set(info.location().map(ToString::to_string));
+        if local {
+            tell(info);
+        }
+    }));
 }
 
 /// What a future gives, or the place where it panicked.

@@ -19,5 +19,7 @@ async fn main() -> ExitCode {
 }
 
 async fn apply() -> Result<Vec<&'static str>, Error> {
-    migrate::apply(&Config::from_env()?).await
+    let config = Config::from_env()?;
+    println!("Migrating {config}.");
+    migrate::apply(&config).await
 }

@@ -23,7 +23,7 @@
 //!
 //! With an IAM token the URL names one host, for which the token is made.
 
-use std::{borrow::Cow, env, fs, net::IpAddr};
+use std::{borrow::Cow, env, fmt, fs, net::IpAddr};
 
 use native_tls::{Certificate, TlsConnector};
 use percent_encoding::percent_decode_str;
@@ -156,6 +156,25 @@ impl Config {
             Credential::Password => None,
             Credential::Token(signer) => Some(signer.service),
         }
+    }
+}
+
+/// Where the database is, as `host:port/database`, and nothing of who connects.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.options.get_hosts().iter().map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
+        });
+        let addresses = self.options.get_hostaddrs().iter().skip(names.len()).map(ToString::to_string);
+        let ports = self.options.get_ports();
+        for (n, host) in names.chain(addresses).enumerate() {
+            let port = ports.get(n).or(ports.first()).unwrap_or(&5432);
+            write!(f, "{}{host}:{port}", if n > 0 { "," } else { "" })?;
+        }
+        // As PostgreSQL does, where the URL names none.
+        let database = self.options.get_dbname().or(self.options.get_user());
+        write!(f, "/{}", database.unwrap_or_default())
     }
 }
 
@@ -308,6 +327,18 @@ mod tests {
                 let url = format!("postgresql://u:p@{host}:5433/d{options}");
                 assert_eq!(ssl_mode(&url), expected, "{url}");
             }
+        }
+    }
+
+    #[test]
+    fn it_says_where_the_database_is_and_not_who_connects() {
+        for (url, place) in [
+            ("postgres://u:p@localhost:5433/d?sslmode=require", "localhost:5433/d"),
+            ("postgres://u:p@h", "h:5432/u"),
+            ("postgres://u:p@h1:6432,h2,[::1]:7/d", "h1:6432,h2:5432,::1:7/d"),
+            ("postgres:///d?hostaddr=10.0.0.7&user=u&password=p", "10.0.0.7:5432/d"),
+        ] {
+            assert_eq!(Config::from_url(url, None).unwrap().to_string(), place, "{url}");
         }
     }
 

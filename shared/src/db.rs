@@ -194,8 +194,8 @@ impl Session {
         let options = config.connect_options().await.map_err(FailedAttempt::no_credential)?;
         let (client, connection) = timeout_at(time, options.connect(config.tls.clone()))
             .await
-            .map_err(|_| FailedAttempt::unanswered_connect())?
-            .map_err(|error| FailedAttempt::of_connect(&error))?;
+            .map_err(|_| FailedAttempt::unanswered_connect(config))?
+            .map_err(|error| FailedAttempt::of_connect(config, &error))?;
         let task = tokio::spawn(async move {
             // Whoever waits for a statement on the connection learns how it ends.
             let _ = connection.await;
@@ -284,21 +284,22 @@ impl From<FailedAttempt> for Error {
 }
 
 impl FailedAttempt {
-    fn of_connect(error: &tokio_postgres::Error) -> Self {
+    fn of_connect(config: &Config, error: &tokio_postgres::Error) -> Self {
         let reaction = match error.code().map(SqlState::code) {
             None | Some("57P03" | "53300" | "53400") => Reaction::Reconnect,
             Some(code) if code.starts_with("08") => Reaction::Reconnect,
             Some(_) => Reaction::of(error),
         };
-        Self { failure: Failure::of_connect(error), reaction }
+        Self { failure: Failure::of_connect(config, error), reaction }
     }
 
     fn no_credential(failure: Failure) -> Self {
         Self { failure, reaction: Reaction::Defect }
     }
 
-    fn unanswered_connect() -> Self {
-        Self { failure: Failure::new("can't connect: no answer in time"), reaction: Reaction::Overload }
+    fn unanswered_connect(config: &Config) -> Self {
+        let failure = Failure::new(format!("can't connect to {config}: no answer in time"));
+        Self { failure, reaction: Reaction::Overload }
     }
 
     fn of_statement(error: &tokio_postgres::Error, prepared: bool) -> Self {

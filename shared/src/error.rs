@@ -2,6 +2,8 @@
 
 use std::{error, fmt, iter};
 
+use crate::config::Config;
+
 /// Why an operation was refused or failed.
 ///
 /// One type for all operations, so that one exhaustive `match` decides what a client is told. The variants
@@ -127,8 +129,9 @@ impl Failure {
     }
 
     /// A connection could not be made. No statement was sent, so the server's message quotes no values.
-    pub(crate) fn of_connect(error: &tokio_postgres::Error) -> Self {
-        Self { sqlstate: sqlstate(error), ..Self::new(format!("can't connect: {}", chain(error))) }
+    pub(crate) fn of_connect(config: &Config, error: &tokio_postgres::Error) -> Self {
+        let reason = format!("can't connect to {config}: {}", chain(error));
+        Self { sqlstate: sqlstate(error), ..Self::new(reason) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! How a binary reaches its database, by `DATABASE_URL` and `PGSSLROOTCERT`: always over verified TLS, except on
 //! loopback, and without ever telling the password.
 
-use std::fs;
+use std::{fs, net::TcpListener};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
@@ -99,6 +99,17 @@ fn a_wrong_password_is_503_and_not_told() {
     let get = start_at("get-user", &url);
     let record = assert_failure(&get.invoke(Event::get("/api/users/1")), 503);
     assert!(record.to_string().contains("28P01"), "{record}");
+    assert!(!get.log().join("\n").contains("hunter2"));
+}
+
+#[test]
+fn where_nobody_listens_is_told_and_not_the_password() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let get = start_at("get-user", &format!("postgres://someone:hunter2@{nobody}/db"));
+    let record = assert_failure(&get.invoke(Event::get("/api/users/1")), 503);
+    let message = record["fields"]["message"].as_str().unwrap();
+    assert!(message.starts_with(&format!("can't connect to {nobody}/db: ")), "{message}");
+    assert!(message.contains("Connection refused"), "{message}");
     assert!(!get.log().join("\n").contains("hunter2"));
 }
 

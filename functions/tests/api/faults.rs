@@ -436,6 +436,15 @@ fn a_panic_of_a_handler_is_500_with_our_body_and_the_next_request_works() {
 }
 
 #[test]
+fn the_message_of_a_panic_is_told_where_neither_lambda_nor_a_release_is() {
+    let database = with_alice();
+    let function = start_panicking(&database, &[("AWS_LAMBDA_LOG_FORMAT", "")]);
+    assert_eq!(function.invoke(Event::get("/").query("panic")).status, 500);
+    let log = function.log().join("\n");
+    assert_eq!(log.contains("a user's secret"), cfg!(debug_assertions), "{log}");
+}
+
+#[test]
 fn parallel_puts_and_deletes_of_one_user_agree_with_what_is_left() {
     let database = with_alice();
     let put = Event::put("/api/users/1").json(&user("Bob", 41));
