@@ -21,6 +21,16 @@ pub(crate) fn run(
     processes: &mut Processes,
     tools: &mut Tools,
 ) -> Result<ExitCode> {
+    let known = match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] | ["instructions"] | ["instructions", "--record"] => true,
+        ["--rounds", rounds] => rounds.parse::<usize>().is_ok(),
+        _ => false,
+    };
+    if !known {
+        return failed(
+            "`bench` takes `--rounds N` or `instructions --record`; see `cargo xtask bench --help`",
+        );
+    }
     check_build_prerequisites()?;
     tools.cargo_lambda(processes)?;
     let peers = root().join("dev/bench/peers");

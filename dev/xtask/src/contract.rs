@@ -50,10 +50,15 @@ pub(crate) fn fuzz(
     tools: &mut Tools,
 ) -> Result<ExitCode> {
     let mut options = vec![MANY_CASES];
-    if let Some((cases, others)) = arguments.split_first() {
+    let mut others = arguments;
+    if let Some((cases, rest)) = arguments.split_first().filter(|(first, _)| !first.starts_with('-')) {
+        if cases.parse::<u32>().is_err() {
+            return failed(format!("`fuzz` does not know `{cases}`; see `cargo xtask fuzz --help`"));
+        }
         options[0] = cases;
-        options.extend(others.iter().map(String::as_str));
+        others = rest;
     }
+    options.extend(others.iter().map(String::as_str));
     let running = start(target, processes, tools)?;
     schemathesis(running.port, &options, target, processes).map(|()| ExitCode::SUCCESS)
 }

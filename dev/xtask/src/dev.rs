@@ -25,6 +25,9 @@ const GUIDE_PORT: u16 = 5000;
 /// The port of the documentation page.
 const DOCUMENTATION_PORT: u16 = 5001;
 
+/// The port of the database, beside which one of yours may have the usual 5432.
+const DATABASE_PORT: u16 = 5433;
+
 /// The guide's own user and database.
 const GUIDE_DATABASE: &str = "\
 CREATE USER myuser WITH PASSWORD 'mypassword'
@@ -113,14 +116,21 @@ pub(crate) fn start(
     let folder = std::path::absolute(folder).context("find the data folder")?;
     fs::create_dir_all(&folder).context(format_args!("create {}", folder.display()))?;
     let database = if options.fresh || env::var_os("DATABASE_URL").is_none() {
-        let cluster = Cluster { folder: &folder, fresh: options.fresh, setup: GUIDE_DATABASE, settings: &[] };
+        let cluster = Cluster {
+            folder: &folder,
+            fresh: options.fresh,
+            setup: GUIDE_DATABASE,
+            settings: &[],
+            usual_port: Some(DATABASE_PORT),
+        };
         let port = cluster.start(processes, tools)?;
         Some(format!("postgres://myuser:mypassword@127.0.0.1:{port}/mydb"))
     } else {
         None
     };
 
-    say("applying the migrations (the first time this compiles, which takes minutes)");
+    let whose = if database.is_some() { "" } else { " to the database that DATABASE_URL names" };
+    say(format_args!("applying the migrations{whose} (the first time this compiles, which takes minutes)"));
     migrate(processes, database.as_deref())?;
     let api = Api::start(port, settings(database.as_deref()), &folder, processes, tools)?;
     if let Err(sentence) = processes.during(move || first_answers(port))? {
@@ -224,7 +234,10 @@ fn announce(running: &Running) {
         Ok(port) => format!("http://localhost:{port}"),
         Err(sentence) => format!("none, because {sentence}"),
     };
-    let database = running.database.as_deref().unwrap_or("the one that DATABASE_URL names");
+    let database = running
+        .database
+        .as_ref()
+        .map_or_else(|| "the one that DATABASE_URL names".to_owned(), |url| format!("psql {url}"));
     let logs = match &running.database {
         Some(_) => format!("{} and postgres.log beside it", api::log(&running.folder).display()),
         None => api::log(&running.folder).display().to_string(),

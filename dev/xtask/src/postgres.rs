@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, geteuid, kill_process, test_kill_process};
 
 use crate::{
-    Context, Result, failed,
+    Context, Result, Stop, failed,
     process::{Processes, bound_to_us, tail, works},
     say,
     tools::{PostgresPrograms, Tools},
@@ -33,6 +33,8 @@ pub(crate) struct Cluster<'a> {
     pub(crate) setup: &'a str,
     /// Server settings, `name=value`.
     pub(crate) settings: &'a [String],
+    /// The port of the first start, if it is free. Further starts keep to the port of the one before.
+    pub(crate) usual_port: Option<u16>,
 }
 
 impl Cluster<'_> {
@@ -42,6 +44,7 @@ impl Cluster<'_> {
         self.lock()?;
         let data = self.folder.join("postgres");
         stop_leftover(&data)?;
+        let kept = self.usual_port.map(|usual| last_port(&data).unwrap_or(usual));
         if self.fresh && data.exists() {
             fs::remove_dir_all(&data).context(format_args!("empty {}", data.display()))?;
         }
@@ -52,10 +55,23 @@ impl Cluster<'_> {
         } else {
             self.create(&server, &data, processes)?;
         }
+        let usable = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        if let Some(port) = kept.filter(usable) {
+            match self.serve(&server, &data, port, processes) {
+                // Somebody was faster, for instance.
+                Err(Stop::Failed(_)) => {}
+                outcome => return outcome.map(|()| port),
+            }
+        }
         let port = free_port()?;
+        self.serve(&server, &data, port, processes).map(|()| port)
+    }
+
+    /// Runs the server on this port, and waits until it takes connections.
+    fn serve(&self, server: &Server, data: &Path, port: u16, processes: &mut Processes) -> Result<()> {
         say(format_args!("starting PostgreSQL {} on port {port}", server.programs.version));
         let mut command = server.command("postgres", self.folder);
-        command.arg("-D").arg(&data).arg("-c").arg(format!("port={port}"));
+        command.arg("-D").arg(data).arg("-c").arg(format!("port={port}"));
         command.args(["-c", "listen_addresses=127.0.0.1"]);
         // The path of a socket has about a hundred bytes, and our folder's may be longer.
         command.args(["-c", "unix_socket_directories="]);
@@ -66,8 +82,9 @@ impl Cluster<'_> {
         // SIGINT is PostgreSQL's fast shutdown: it does not wait for clients.
         let log = self.log();
         let pid = processes.start("PostgreSQL", &mut command, Signal::INT, Some(&log))?;
+        let data = data.to_owned();
         if processes.during(move || is_ready(&data, pid))? {
-            Ok(port)
+            Ok(())
         } else {
             failed(format!("PostgreSQL does not get ready; its log is {}", log.display()))
         }
@@ -217,6 +234,13 @@ fn become_user((user, group): (&str, &str)) -> Command {
         "--",
     ]);
     command
+}
+
+/// The port of a cluster's last start, whose options the server has written down.
+fn last_port(data: &Path) -> Option<u16> {
+    let options = fs::read_to_string(data.join("postmaster.opts")).ok()?;
+    let (_, port) = options.split_once("\"port=")?;
+    port.split('"').next()?.parse().ok()
 }
 
 /// Stops a server that was left behind when its `cargo xtask` was killed.

@@ -117,6 +117,7 @@ pub(crate) fn throwaway_server(
         fresh: true,
         setup: &format!("ALTER USER postgres PASSWORD '{password}'\n"),
         settings: &settings,
+        usual_port: None,
     };
     let port = cluster.start(processes, tools)?;
     Ok(format!(

@@ -16,7 +16,7 @@ fn xtask(arguments: &[&str]) -> (Option<i32>, String, String) {
 
 #[test]
 fn every_command_explains_itself_and_no_other() {
-    let commands = ["dev", "migrate", "test", "docs", "check", "bench", "fuzz"];
+    let commands = ["dev", "migrate", "test", "mutants", "docs", "check", "bench", "fuzz"];
     for command in commands {
         let (code, help, errors) = xtask(&[command, "--help"]);
         assert_eq!((code, errors.as_str()), (Some(0), ""), "{command}");
@@ -30,9 +30,17 @@ fn every_command_explains_itself_and_no_other() {
 
 #[test]
 fn what_a_command_does_not_know_is_refused() {
-    for arguments in
-        [&["migrate", "--fresh"][..], &["dev", "now"], &["docs", "a", "b"], &["nothing"], &["nothing", "-h"]]
-    {
+    for arguments in [
+        &["migrate", "--fresh"][..],
+        &["dev", "now"],
+        &["docs", "a", "b"],
+        &["bench", "now"],
+        &["bench", "--rounds", "many"],
+        &["bench", "instructions", "now"],
+        &["fuzz", "much"],
+        &["nothing"],
+        &["nothing", "-h"],
+    ] {
         let (code, _, errors) = xtask(arguments);
         assert_eq!(code, Some(1), "{arguments:?}");
         assert!(errors.contains("--help`"), "{arguments:?}: {errors}");

@@ -47,7 +47,7 @@ impl Dev {
         let mut lines = (&mut dev.stdout).lines().map_while(Result::ok);
         let mut after = |start: &str| lines.find_map(|line| line.strip_prefix(start).map(str::to_owned));
         let documentation = after("Documentation: ");
-        let database = after("Database: ");
+        let database = after("Database: psql ");
         let announced = lines.any(|line| line.ends_with("Ctrl-C stops everything."));
         let (Some(documentation), Some(database), true) = (documentation, database, announced) else {
             panic!("it ended without an announcement: {}", dev.stderr());
@@ -311,6 +311,38 @@ fn while_the_code_does_not_compile_or_run_requests_are_refused_and_none_is_carri
             "GET /nowhere 404",
         ]
     );
+}
+
+#[test]
+fn the_database_keeps_its_port_from_start_to_start() {
+    // Nobody may have the usual one the first time; it is as good if somebody has.
+    let usual = TcpListener::bind(("127.0.0.1", 5433));
+    let dev = Dev::start("port");
+    let port = dev.database_port;
+    assert_ne!(port, 5433);
+    drop(usual);
+    dev.signal(Signal::INT);
+    dev.end();
+
+    let dev = Dev::start("port");
+    assert_eq!(dev.database_port, port);
+    dev.signal(Signal::INT);
+    dev.end();
+}
+
+#[test]
+fn migrate_says_which_database_it_tried_and_not_the_password() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .arg("migrate")
+        .env("DATABASE_URL", format!("postgres://someone:hunter2@{nobody}/db"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(told.contains(&format!("Migrating {nobody}/db.")), "{told}");
+    assert!(told.contains(&format!("can't connect to {nobody}/db: ")), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
 }
 
 /// What it takes to build the functions, to be changed while others use the original. For Cargo it is as new as that:
