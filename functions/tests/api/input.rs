@@ -340,10 +340,9 @@ fn what_is_not_a_json_object_is_400() {
             // What was sent stays out of the answer.
             assert!(!answer.body.contains("Alice"), "{body}: {}", answer.body);
             assert_problem(&answer, 400, "Bad Request", "Invalid input");
-            let is_json = serde_json::from_str::<Value>(body).is_ok();
-            let fault = if is_json { "must be a JSON object" } else { "must be valid JSON: see line " };
-            let detail = answer.json()["errors"][0]["detail"].clone();
-            assert!(detail.as_str().is_some_and(|it| it.starts_with(fault)), "{body}: {detail}");
+            if serde_json::from_str::<Value>(body).is_ok() {
+                assert_eq!(answer.json()["errors"][0]["detail"], "must be a JSON object", "{body}");
+            }
         }
         assert_problem(&write.invoke(event), 400, "Bad Request", "Invalid input");
     }
