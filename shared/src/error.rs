@@ -2,8 +2,6 @@
 
 use std::{error, fmt, iter};
 
-use crate::config::Config;
-
 /// Why an operation was refused or failed.
 ///
 /// One type for all operations, so that one exhaustive `match` decides what a client is told. The variants
@@ -129,8 +127,8 @@ impl Failure {
     }
 
     /// A connection could not be made. No statement was sent, so the server's message quotes no values.
-    pub(crate) fn of_connect(config: &Config, error: &tokio_postgres::Error) -> Self {
-        let reason = format!("can't connect to {config}: {}", chain(error));
+    pub(crate) fn of_connect(database: &impl fmt::Display, error: &tokio_postgres::Error) -> Self {
+        let reason = format!("can't connect to {database}: {}", chain(error));
         Self { sqlstate: sqlstate(error), ..Self::new(reason) }
     }
 }
