@@ -107,7 +107,7 @@ impl Database {
         let quoted = password.replace('\'', "''");
         self.execute(&format!(
             "CREATE ROLE {role} LOGIN PASSWORD '{quoted}';
-             GRANT SELECT, INSERT, UPDATE, DELETE ON users, idempotency_keys TO {role}"
+             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
         ));
         let encoded = percent_encoding::utf8_percent_encode(password, percent_encoding::NON_ALPHANUMERIC);
         let Server { host, query, .. } = Server::current();
