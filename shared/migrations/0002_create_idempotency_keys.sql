@@ -1,5 +1,5 @@
--- What POST requests have created. A table of its own: `users` stays as the guide made it, and a deleted user's key is
--- still known. The key is a digest of caller and key, and the fingerprint one of what was asked for.
+-- What POST requests have created. It is a separate table so that `users` stays as in the guide, and so that a deleted
+-- user's key is still known. `key` is a digest of caller and key, `fingerprint` one of the user asked for.
 CREATE TABLE IF NOT EXISTS idempotency_keys (
     key TEXT PRIMARY KEY,
     fingerprint BYTEA NOT NULL,

@@ -1,4 +1,4 @@
-//! Runs the owner's statements, which several may run at the same moment.
+//! Runs the owner's statements (migrations and grants), which several processes may run at the same time.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
 
 use crate::error::{Error, Failure};
 
-/// How often a statement is tried that another applier keeps getting in the way of.
+/// How many times a statement is tried if it keeps losing races against other processes.
 const TRIES: usize = 10;
 
-/// Runs `create`, for which there is no `IF NOT EXISTS`, unless `exists` has a row. It may fail if another applier was
-/// faster.
+/// Runs `create`, which has no `IF NOT EXISTS`, unless `exists` returns a row. If `create` fails because another
+/// process was faster, that counts as success.
 pub(crate) async fn ensure(client: &Client, what: &str, exists: &str, create: &str) -> Result<(), Error> {
     if run(client, what, exists).await?.is_empty()
         && let Err(error) = run(client, what, create).await
@@ -22,8 +22,8 @@ pub(crate) async fn ensure(client: &Client, what: &str, exists: &str, create: &s
     Ok(())
 }
 
-/// Runs one statement, again if another applier was faster, and returns its first column without NULLs. A failure is
-/// reported as one of `what`.
+/// Runs one statement, retrying it if another process was faster, and returns its first column without NULLs. The
+/// reason of an [`Error::Internal`] starts with `what`.
 pub(crate) async fn run(client: &Client, what: &str, sql: &str) -> Result<Vec<String>, Error> {
     let mut tries = 1;
     loop {
@@ -50,8 +50,8 @@ fn first_column(messages: &[SimpleQueryMessage]) -> Vec<String> {
     rows.map(str::to_owned).collect()
 }
 
-/// The ways in which PostgreSQL (42P07, 42710, 23505 on a catalogue, XX000 "tuple concurrently updated") and Aurora
-/// DSQL (40001) tell that somebody else does the same.
+/// How PostgreSQL (42P07, 42710, 23505 on a catalog, 40P01, XX000 "tuple concurrently updated") and Aurora DSQL (40001)
+/// report that another process is doing the same.
 fn lost_a_race(error: &tokio_postgres::Error) -> bool {
     let race = [
         SqlState::DUPLICATE_TABLE,

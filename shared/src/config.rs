@@ -1,27 +1,27 @@
-//! Configuration: what the environment says about the database.
+//! Configuration: where the database is and how to connect to it, read from the environment.
 //!
 //! | variable | meaning | when unset or empty |
 //! |---|---|---|
 //! | `DATABASE_URL` | `postgres://user:password@host:port/database`; see below | `postgres://myuser:mypassword@localhost:5432/mydb` |
-//! | `PGUSER` | the user, where the URL names none | – |
-//! | `PGPASSWORD` | the password, where the URL has none | – |
-//! | `DATABASE_AUTH` | what proves who connects: `password`, or an IAM token made anew for each connect: `dsql` (Aurora DSQL), `rds` (RDS, Aurora, RDS Proxy) | `password` |
-//! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | what a token is signed with; Lambda sets them | – |
-//! | `DATABASE_POOLER` | what stands between us and the database: `transaction`, a pooler that may give each transaction another connection, and so forgets prepared statements; or `none`, and each connection prepares its statements | `transaction` |
-//! | `PGSSLROOTCERT` | path of a PEM file with the certificate authorities to trust, instead of the system's; `system` for the system's | the system's |
+//! | `PGUSER` | the user, if the URL has none | – |
+//! | `PGPASSWORD` | the password, if the URL has none | – |
+//! | `DATABASE_AUTH` | how to authenticate: `password`, or a fresh IAM token for each connection: `dsql` (Aurora DSQL) or `rds` (RDS, Aurora, RDS Proxy) | `password` |
+//! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | what tokens are signed with; Lambda sets them | – |
+//! | `DATABASE_POOLER` | what sits in front of the database: `transaction`, a pooler that may give each transaction a different connection, so that prepared statements can't be used; or `none`, so that each connection prepares its statements | `transaction` |
+//! | `PGSSLROOTCERT` | path of a PEM file with the certificate authorities to trust instead of the system's; `system` for the system's | the system's |
 //!
-//! In the URL, the characters `@ : / ? # %` of a user name or password are percent-encoded. Several hosts are
-//! separated by commas: the first that accepts writes is taken. After `?` come [options of
+//! In the URL, the characters `@ : / ? # %` in a user name or password must be percent-encoded. Several hosts are
+//! separated by commas; the first one that accepts writes is used. After `?` come [options of
 //! `tokio-postgres`](tokio_postgres::Config#keys), and:
 //!
-//! - `sslmode`. On any host but loopback, TLS is required and the server's certificate chain and host name are
-//!   verified (libpq's `verify-full`), whatever `sslmode` says. If every host is loopback, then `require`,
-//!   `verify-ca` and `verify-full` do the same; `disable`, `allow`, `prefer` or none mean no TLS.
-//! - `sslrootcert`: as `PGSSLROOTCERT`, and takes precedence.
-//! - `sslnegotiation=direct` starts with TLS instead of asking for it first, which saves a round trip, and demands TLS on
-//!   loopback as well. Aurora DSQL and PostgreSQL since 17 know it; others break the connection off.
+//! - `sslmode`. For any host but loopback, TLS is required and the server's certificate chain and host name are
+//!   verified (libpq's `verify-full`), regardless of `sslmode`. If every host is loopback, `require`, `verify-ca` and
+//!   `verify-full` do the same; with `disable`, `allow`, `prefer` or no `sslmode`, TLS is not used.
+//! - `sslrootcert`: same as `PGSSLROOTCERT`, and takes precedence over it.
+//! - `sslnegotiation=direct` starts TLS at once instead of requesting it first, which saves a round trip, and requires
+//!   TLS on loopback too. Aurora DSQL and PostgreSQL 17 or later support it; other servers close the connection.
 //!
-//! With an IAM token the URL names one host, for which the token is made.
+//! With an IAM token the URL must name exactly one host, because a token is valid for one host.
 
 use std::{borrow::Cow, env, fmt, fs, net::IpAddr};
 
@@ -36,10 +36,10 @@ use crate::{
     limits::{CONNECT_TIMEOUT, TCP_USER_TIMEOUT},
 };
 
-/// The database of the guide, for local use.
+/// The guide's database, for local use.
 const DEFAULT_URL: &str = "postgres://myuser:mypassword@localhost:5432/mydb";
 
-/// Where the database is and how it is reached safely.
+/// Where the database is and how to connect to it securely.
 pub struct Config {
     options: tokio_postgres::Config,
     credential: Credential,
@@ -47,29 +47,29 @@ pub struct Config {
     pub(crate) pooler: Pooler,
 }
 
-/// What stands between us and the database. It can't be found out by trying: behind a pooler that gives each transaction
-/// another connection, a name may belong to a statement of another function.
+/// What sits in front of the database. It can't be detected by trying: behind a pooler that gives each transaction a
+/// different connection, a name may belong to another function's prepared statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pooler {
-    /// Perhaps a pooler in transaction mode.
+    /// Possibly a pooler in transaction mode.
     Transaction,
-    /// Nothing: a connection is always to the same session.
+    /// Nothing: a connection always reaches the same session.
     None,
 }
 
-/// What proves who connects.
+/// How a connection authenticates.
 enum Credential {
-    /// The options' password, or nothing.
+    /// With the options' password, if any.
     Password,
-    /// A token made anew for each connect.
+    /// With a fresh token for each connection.
     Token(Signer),
 }
 
 impl Config {
-    /// Reads the environment; the table of variables is the [module's](self).
+    /// Reads the environment; the [module](self) lists the variables.
     ///
     /// # Errors
-    /// One sentence that names the variable and what is wrong with it, and holds no part of a password.
+    /// One sentence that names the variable and says what is wrong with it, without any part of a password.
     pub fn from_env() -> Result<Self, ConfigError> {
         let url = variable("DATABASE_URL")?;
         let root_cert = variable("PGSSLROOTCERT")?;
@@ -101,7 +101,8 @@ impl Config {
         Ok(config)
     }
 
-    /// The same from values, with a password: `url` is `DATABASE_URL`, `root_cert` is `PGSSLROOTCERT`.
+    /// The same from values, with password authentication and the default pooler setting: `url` is `DATABASE_URL`,
+    /// `root_cert` is `PGSSLROOTCERT`.
     ///
     /// # Errors
     /// As [`Config::from_env`].
@@ -109,7 +110,7 @@ impl Config {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(ConfigError::url("must start with postgres:// or postgresql://"));
         }
-        // Everything before the last @ may be secret; no message below quotes from there.
+        // Anything before the last @ may be secret; no message below quotes it.
         if url.matches('@').count() > 1 {
             return Err(ConfigError::url(
                 "holds more than one @: write those of the user name or password as %40",
@@ -131,14 +132,14 @@ impl Config {
         });
         if options.get_hosts().len() > 1 {
             options.target_session_attrs(TargetSessionAttrs::ReadWrite);
-            // A host that is gone must leave time for the next one.
+            // An unreachable host must leave time for the next one.
             options.connect_timeout(CONNECT_TIMEOUT / 2);
         }
         let tls = connector(tls.root_cert.as_deref().or(root_cert), direct)?;
         Ok(Self { options, credential: Credential::Password, tls, pooler: Pooler::Transaction })
     }
 
-    /// What the next connect needs, with a credential made for it.
+    /// The options for the next connection, with a credential made for it.
     pub(crate) async fn connect_options(&self) -> Result<Cow<'_, tokio_postgres::Config>, Failure> {
         match &self.credential {
             Credential::Password => Ok(Cow::Borrowed(&self.options)),
@@ -150,7 +151,7 @@ impl Config {
         }
     }
 
-    /// Who checks the IAM token, if there is one.
+    /// The service that checks the IAM token, if tokens are used.
     pub(crate) fn service(&self) -> Option<Service> {
         match &self.credential {
             Credential::Password => None,
@@ -159,7 +160,7 @@ impl Config {
     }
 }
 
-/// Where the database is, as `host:port/database`, and nothing of who connects.
+/// Where the database is, as `host:port/database`, without credentials.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.options.get_hosts().iter().map(|host| match host {
@@ -172,13 +173,13 @@ impl fmt::Display for Config {
             let port = ports.get(n).or(ports.first()).unwrap_or(&5432);
             write!(f, "{}{host}:{port}", if n > 0 { "," } else { "" })?;
         }
-        // As PostgreSQL does, where the URL names none.
+        // The user is PostgreSQL's default if the URL names no database.
         let database = self.options.get_dbname().or(self.options.get_user());
         write!(f, "/{}", database.unwrap_or_default())
     }
 }
 
-/// A variable's value; nothing where it is unset or empty.
+/// A variable's value; `None` if it is unset or empty.
 #[expect(
     clippy::disallowed_methods,
     reason = "the environment is where Lambda's users put the configuration"
@@ -202,7 +203,7 @@ impl ConfigError {
     }
 }
 
-/// The options of a URL that libpq knows and `tokio-postgres` doesn't, or not with all their values.
+/// The URL options of libpq that `tokio-postgres` doesn't support, or not with all their values.
 #[derive(Default)]
 struct TlsOptions {
     required: bool,
@@ -210,7 +211,7 @@ struct TlsOptions {
 }
 
 impl TlsOptions {
-    /// Splits `url` into what `tokio-postgres` reads and what we do.
+    /// Splits `url` into the part that `tokio-postgres` reads and the options that we handle.
     fn take_from(url: &str) -> Result<(String, Self), ConfigError> {
         let mut ours = Self::default();
         // A ? before the @ belongs to the password.
@@ -260,7 +261,7 @@ fn is_loopback(config: &tokio_postgres::Config) -> bool {
 fn connector(root_cert: Option<&str>, direct: bool) -> Result<MakeTlsConnector, ConfigError> {
     let mut builder = TlsConnector::builder();
     if direct {
-        // A server demands it, so that nobody can make a client of another protocol speak to it.
+        // The server requires ALPN, to prevent cross-protocol attacks.
         set_postgresql_alpn(&mut builder);
     }
     if let Some(path) = root_cert.filter(|path| *path != "system") {

@@ -1,4 +1,4 @@
-//! IAM tokens in place of passwords: a presigned URL without its scheme, signed here, without asking anybody.
+//! IAM tokens instead of passwords: a presigned URL without its scheme, signed locally, without any network access.
 //!
 //! Sources: [Aurora DSQL][dsql], [RDS][rds], [presigned requests of Signature Version 4][sigv4].
 //!
@@ -21,13 +21,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::Failure;
 
-/// How long a token may be used to connect. The connection outlives it.
+/// How long a token can be used to connect. The connection may outlive it.
 const EXPIRES_IN: Duration = Duration::from_secs(900);
 
-/// All but what RFC 3986 calls unreserved.
+/// All characters except those that RFC 3986, section 2.3, calls unreserved.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Who checks the token.
+/// The service that checks the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
     /// Aurora DSQL.
@@ -47,8 +47,8 @@ pub(crate) struct Signer {
 }
 
 impl Signer {
-    /// A token made now with the environment's credentials: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and
-    /// `AWS_SESSION_TOKEN`.
+    /// A token valid from now for 15 minutes, signed with the environment's credentials: `AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
     pub(crate) async fn token(&self) -> Result<String, Failure> {
         let credentials =
             EnvironmentVariableCredentialsProvider::new().provide_credentials().await.map_err(|_| {
@@ -94,7 +94,7 @@ mod tests {
 
     use super::*;
 
-    /// What `tests/tokens.py` has recorded: service, user, session token, token, separated by spaces.
+    /// Recorded by `tests/tokens.py`: service, user, session token, token, separated by spaces.
     const RECORDED: &str = include_str!("../tests/tokens.txt");
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
 
             let token = signer.sign(credentials, time).unwrap();
 
-            // The order of the parameters means nothing: the signature is made of the sorted ones.
+            // The order of the parameters doesn't matter: they are sorted for the signature.
             let parts =
                 |token: &str| -> BTreeSet<String> { token.split(['?', '&']).map(str::to_owned).collect() };
             assert_eq!(parts(&token), parts(expected), "{line}");

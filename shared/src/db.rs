@@ -1,34 +1,34 @@
-//! The connections of an execution environment, and how an operation's statement is run on one.
+//! The connections of a process, and how the statement of an operation is run on one.
 //!
-//! **The one rule: every operation may be repeated on a fresh connection.** Reads are idempotent by nature, PUT and
-//! DELETE by their id, POST by its key. So whatever happens to a statement, it is repeated within the budget, and the
-//! operation learns one thing only: whether an earlier attempt of its own may have been applied.
+//! **The one rule: every operation may be repeated on a new connection.** Reads are idempotent by nature, PUT and
+//! DELETE by their id, POST by its key. So a statement that fails is retried according to the table, within the time
+//! limit, and the operation only needs to know whether an earlier attempt of its own may have been applied.
 //!
 //! | what happened | connection | then |
 //! |---|---|---|
-//! | can't connect: refused, TLS, 57P03, 53300, 53400, class 08 | – | twice more, else unavailable |
-//! | can't connect: no answer in time | – | unavailable: the budget of a connect is spent |
-//! | can't connect: nothing to make a credential of | – | internal |
-//! | connection lost, class 08, XX000, 40003, PANIC, or no answer in time | dropped | once more, else unavailable |
-//! | 57P01, 57P05 and other FATALs | dropped | once more, else unavailable |
-//! | 25006 read-only: a failover has happened | dropped | once more, the name resolved anew, else unavailable |
-//! | 28P01, 28000: a credential has expired | dropped | once more with a new one, else unavailable |
-//! | 40001, 40P01, OC000, OC001: a conflict | kept | again while a whole attempt fits the budget, else unavailable |
-//! | 23505 on the idempotency keys, or on no table by name: a simultaneous twin | kept | twice more, else internal |
-//! | 0A000, 26000 of a prepared statement: a type has changed, or the session was reset | kept | once more, unprepared, else internal |
+//! | can't connect: refused, TLS, 57P03, 53300, 53400, class 08 | – | retried twice, else unavailable |
+//! | can't connect: timed out | – | unavailable: the time for connecting is used up |
+//! | can't connect: no AWS credentials to sign a token with | – | internal |
+//! | connection lost, class 08, XX000, 40003, PANIC, or timed out | dropped | retried once, else unavailable |
+//! | 57P01, 57P05 and other FATALs | dropped | retried once, else unavailable |
+//! | 25006 read-only: there was a failover | dropped | retried once, with the name resolved again, else unavailable |
+//! | 28P01, 28000: the credential has expired | dropped | retried once with a new one, else unavailable |
+//! | 40001, 40P01, OC000, OC001: a conflict | kept | retried while there is time for a whole attempt, else unavailable |
+//! | 23505 on the idempotency keys or without a table name: a simultaneous twin | kept | retried twice, else internal |
+//! | 0A000, 26000 from a prepared statement: a type has changed, or the session was reset | kept | retried once, unprepared, else internal |
 //! | 55P03, 57014: the server's own time limits | kept | unavailable |
-//! | 53xxx during a statement: overload | dropped | unavailable |
-//! | 22P05, 22021, 22001: text that the database's encoding does not have | kept | unencodable |
-//! | all else: a defect of program or schema | kept | internal |
+//! | 53xxx from a statement: overload | dropped | unavailable |
+//! | 22P05, 22021, 22001: text that the database's encoding can't represent | kept | unencodable |
+//! | anything else: a bug in the program or the schema | kept | internal |
 //!
-//! **An operation has a session to itself**: it takes an idle one or opens one, and puts it back. So there are as many as
-//! operations at once, no operation waits for the statement of another one, and what breaks a connection breaks one
-//! operation. A repetition after a dropped connection opens a new one, and the idle ones are dropped too: a freeze of the
-//! environment or a failover has probably met them all.
+//! **An operation has a session to itself**: it takes an idle one or opens one, and puts it back. So there are as many
+//! sessions as concurrent operations, no operation waits for another's statement, and a broken connection affects only
+//! one operation. A retry after a dropped connection opens a new one, and the idle ones are dropped too: a freeze of
+//! the environment or a failover has probably affected them all.
 //!
 //! An attempt may have been applied if its statement was handed to the connection and then the connection was lost, our
-//! own time was up, or the answer was class 08 (a pooler's), XX000, 40003 or a PANIC: the commit record may survive
-//! that. After any other answer of the server, it certainly was not.
+//! time limit was reached, or the server's answer was class 08 (from a pooler), XX000, 40003 or a PANIC: the commit
+//! record may survive that. After any other error from the server, it was certainly not applied.
 
 use std::{
     pin::Pin,
@@ -53,41 +53,42 @@ use crate::{
     limits::{CONNECT_TIMEOUT, OPERATION_TIMEOUT, STATEMENT_TIMEOUT},
 };
 
-/// The longest pause before a conflict is tried again.
+/// The longest pause before a conflicting statement is retried.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
-/// A handle to the database, made once per process. It connects when needed and keeps the connections.
+/// A handle to the database, created once per process. It connects on demand and keeps its connections open.
 pub struct Database {
     config: Result<Config, ConfigError>,
-    /// The sessions that no operation uses, the last used last.
+    /// The sessions that no operation is using, the most recently used last.
     idle: Mutex<Vec<Session>>,
 }
 
-/// A value and the type that it is sent as.
+/// A value and the type as which it is sent.
 pub(crate) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// What a statement has answered.
+/// The result of a statement.
 pub(crate) struct Reply {
     pub(crate) rows: Vec<Row>,
-    /// How often the operation was tried.
+    /// How many times the operation was tried, this attempt included.
     pub(crate) attempts: usize,
-    /// Whether an earlier attempt may have been applied as well.
+    /// Whether an earlier attempt may have been applied too.
     pub(crate) maybe_applied_before: bool,
 }
 
 impl Database {
-    /// A handle for the database that the [environment](crate::config) names. A wrong environment is
-    /// reported by every operation, as [`Error::Config`].
+    /// A handle to the database named by the [environment](crate::config). If the environment is invalid, every
+    /// operation returns [`Error::Config`].
     pub fn from_env() -> Self {
         Self::new(Config::from_env())
     }
 
-    /// A handle for this database.
+    /// A handle to the database of `config`. If that is an error, every operation returns it as [`Error::Config`].
     pub fn new(config: Result<Config, ConfigError>) -> Self {
         Self { config, idle: Mutex::default() }
     }
 
-    /// Connects ahead of the first operation. A failure is not reported: the first operation tries again.
+    /// Connects ahead of the first operation, within [`CONNECT_TIMEOUT`]. A failure is not reported: the first
+    /// operation tries again.
     pub async fn warm_up(&self) {
         if let Ok(config) = &self.config
             && let Ok(session) = Session::open(config, Instant::now() + CONNECT_TIMEOUT).await
@@ -97,15 +98,14 @@ impl Database {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Session>> {
-        // Nothing that could panic is done under the lock.
+        // Nothing that could panic runs under the lock.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs one statement as the table of this [module](self) says.
+    /// Runs one statement, handling errors according to the table of this [module](self).
     ///
-    /// An attempt on a live connection is one round trip: Parse, Bind, Describe, Execute and Sync in one flight, and
-    /// nothing that a transaction pooler would have to remember; or, where the statement was prepared, Bind, Execute and
-    /// Sync.
+    /// An attempt on a live connection is one round trip: Parse, Bind, Describe, Execute and Sync in one flight, with
+    /// nothing for a transaction pooler to remember; or, if the statement is prepared, Bind, Execute and Sync.
     pub(crate) async fn query(&self, sql: &'static str, params: &[Param<'_>]) -> Result<Reply, Error> {
         let config = self.config.as_ref().map_err(Clone::clone)?;
         let deadline = Instant::now() + OPERATION_TIMEOUT;
@@ -113,7 +113,7 @@ impl Database {
         let mut maybe_applied = false;
         loop {
             let session = match seen.last() {
-                // What has broken one connection may have broken the idle ones as well.
+                // What broke one connection may have broken the idle ones too.
                 Some(Reaction::Refresh) => None,
                 _ => self.take_idle(),
             };
@@ -128,7 +128,7 @@ impl Database {
             seen.push(failed.reaction);
             let times = seen.iter().filter(|reaction| **reaction == failed.reaction).count();
             let pause = failed.reaction.pause(times);
-            // A statement that is given less time than it may take could leave its outcome unknown.
+            // A statement that is given less time than it may take could end with an unknown outcome.
             if times > failed.reaction.retries() || Instant::now() + pause + STATEMENT_TIMEOUT > deadline {
                 let failure = Failure { attempts: seen.len(), maybe_applied, ..failed.failure };
                 return Err(FailedAttempt { failure, ..failed }.into());
@@ -137,9 +137,9 @@ impl Database {
         }
     }
 
-    /// The session that was used last, as it is the likeliest to be alive. One that was closed while the environment was
-    /// frozen is found here, without a round trip: what wakes us with a request has shown the closed socket to the
-    /// connection's task as well.
+    /// The most recently used session, because it is the most likely to be alive. One that was closed while the
+    /// environment was frozen is detected here, without a round trip: the same wake-up that brings a request has shown
+    /// the closed socket to the connection's task.
     fn take_idle(&self) -> Option<Session> {
         let mut idle = self.idle();
         while let Some(session) = idle.pop() {
@@ -173,22 +173,22 @@ impl Database {
     }
 }
 
-/// A connection and the task that drives it. The task would outlive a dropped client while a statement is under way,
-/// and keep what the server sends too late, so it is aborted.
+/// A connection and the task that drives it. The task would outlive a dropped client while a statement is in progress,
+/// and buffer what the server sends too late, so it is aborted.
 pub(crate) struct Session {
     pub(crate) client: Client,
     task: JoinHandle<()>,
-    /// Kept from statement to statement: moving it is free, while a new one takes the runtime a system call to notice.
+    /// Reused for every statement: resetting it is free, while a new timer costs the runtime a system call.
     timer: Pin<Box<Sleep>>,
-    /// Whether nothing stands between us and the server, so that it remembers what this session has prepared.
+    /// Whether statements are prepared: there is no pooler, so the server remembers what this session has prepared.
     prepares: bool,
     prepared: Vec<(&'static str, Statement)>,
-    /// Whether something was sent whose answer has not come.
+    /// Whether something was sent and its answer has not arrived.
     stuck: bool,
 }
 
 impl Session {
-    /// Connects, in [`CONNECT_TIMEOUT`] and before `deadline`.
+    /// Connects within [`CONNECT_TIMEOUT`] and before `deadline`.
     pub(crate) async fn open(config: &Config, deadline: Instant) -> Result<Self, FailedAttempt> {
         let time = deadline.min(Instant::now() + CONNECT_TIMEOUT);
         let options = config.connect_options().await.map_err(FailedAttempt::no_credential)?;
@@ -197,7 +197,7 @@ impl Session {
             .map_err(|_| FailedAttempt::unanswered_connect(config))?
             .map_err(|error| FailedAttempt::of_connect(config, &error))?;
         let task = tokio::spawn(async move {
-            // Whoever waits for a statement on the connection learns how it ends.
+            // An error of the connection is also reported to the statement that is waiting on it.
             let _ = connection.await;
         });
         Ok(Self {
@@ -210,10 +210,10 @@ impl Session {
         })
     }
 
-    /// Runs a statement in [`STATEMENT_TIMEOUT`] and before `deadline`.
+    /// Runs a statement within [`STATEMENT_TIMEOUT`] and before `deadline`.
     ///
-    /// Where the session prepares its statements, the first use of one takes the preparation along: the query first, and
-    /// behind it in the same flight the preparation, whose failure is no failure of the query.
+    /// If the session prepares its statements, the first use of one also prepares it: the query is sent first, followed
+    /// in the same flight by the preparation, whose failure doesn't fail the query.
     async fn query(
         &mut self,
         sql: &'static str,
@@ -247,7 +247,7 @@ impl Session {
             Some(Err(error)) => {
                 let failed = FailedAttempt::of_statement(&error, known.is_some());
                 if let (Reaction::Unprepared, Some(known)) = (failed.reaction, known) {
-                    // Forgotten, but not dropped: that would send a Close before the repetition.
+                    // Forgotten, but not dropped: dropping it would send a Close before the retry.
                     self.prepared[known].0 = "";
                 }
                 Err(failed)
@@ -263,7 +263,7 @@ impl Drop for Session {
     }
 }
 
-/// Why an attempt failed, and what is to be done about it.
+/// Why an attempt failed, and how to react.
 pub(crate) struct FailedAttempt {
     failure: Failure,
     reaction: Reaction,
@@ -318,7 +318,7 @@ impl FailedAttempt {
     }
 }
 
-/// Whether a statement may have been applied although this was its answer.
+/// Whether a statement may have been applied even though it got this error.
 fn leaves_outcome_unknown(db: &DbError) -> bool {
     let code = db.code().code();
     !is_conflict(db)
@@ -327,17 +327,17 @@ fn leaves_outcome_unknown(db: &DbError) -> bool {
             || severity(db) == Some(Severity::Panic))
 }
 
-/// Another transaction was in the way, and this one was rolled back. Aurora DSQL puts its own codes, OC000 and OC001, into
-/// the message.
+/// Whether the transaction was rolled back because it conflicted with another one. Aurora DSQL puts its own codes,
+/// OC000 and OC001, into the message.
 fn is_conflict(db: &DbError) -> bool {
     let code = db.code().code();
     let dsql = |text: &str| text.contains("OC000") || text.contains("OC001");
-    // In other classes a message may quote what a client sent.
+    // In other classes a message may quote client input.
     let says_so = matches!(&code[..2], "40" | "XX" | "OC") && dsql(db.message());
     matches!(code, "40001" | "40P01" | "OC000" | "OC001") || says_so
 }
 
-/// The severity, from the field that is never translated, or where a pooler leaves that out, from the other one.
+/// The severity, from the field that is never localized, or, if a pooler omits that, from the other one.
 fn severity(db: &DbError) -> Option<Severity> {
     db.parsed_severity().or_else(|| match db.severity() {
         "PANIC" => Some(Severity::Panic),
@@ -346,26 +346,26 @@ fn severity(db: &DbError) -> Option<Severity> {
     })
 }
 
-/// A row of the [table](self), or several that are alike.
+/// A row of the [table](self), or several that are handled the same way.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reaction {
-    /// No connection: try to get one.
+    /// No connection: try to open one again.
     Reconnect,
-    /// This connection is of no use any more: take a fresh one.
+    /// This connection is unusable: open a new one.
     Refresh,
-    /// Another transaction was in the way: the same again.
+    /// The transaction conflicted with another one: run it again.
     Conflict,
-    /// A request with the same key at the same moment: the next attempt sees its row.
+    /// A simultaneous request with the same key: the next attempt sees its row.
     Twin,
-    /// The session does not know the prepared statement any more, or not as it was.
+    /// The prepared statement no longer exists in the session, or its result type has changed.
     Unprepared,
     /// The server hit its own time limit.
     TimeLimit,
     /// The server has no room for another statement or connection.
     Overload,
-    /// The client's text, not the statement, is at fault.
+    /// The client's text is at fault, not the statement.
     Unencodable,
-    /// Nothing that a repetition could change.
+    /// Nothing that a retry could fix.
     Defect,
 }
 
@@ -382,7 +382,7 @@ impl Reaction {
             (_, "22P05" | "22021" | "22001") => Self::Unencodable,
             ("53", _) => Self::Overload,
             ("08", _) | (_, "25006" | "28P01" | "28000" | "40003" | "XX000") => Self::Refresh,
-            // Fatal, but only because they come while connecting: no such database, no permission for it.
+            // FATAL only because they occur while connecting: no such database, or no permission to use it.
             ("3D" | "42", _) => Self::Defect,
             _ if severity(db) == Some(Severity::Fatal) => Self::Refresh,
             _ => Self::Defect,
@@ -398,13 +398,13 @@ impl Reaction {
         }
     }
 
-    /// Before the attempt after the n-th failure of this kind; random, so that those who collided don't do so again.
+    /// The pause after the n-th failure of this kind; random, so that requests that collided don't collide again.
     fn pause(self, n: usize) -> Duration {
         let milliseconds = |range| Duration::from_millis(rand::random_range(range));
         match self {
             Self::Reconnect => milliseconds(50..150) * if n == 1 { 1 } else { 2 },
             Self::Twin => milliseconds(5..25),
-            // Exponentially longer, with full jitter.
+            // Exponential backoff with full jitter: the upper bound doubles from 20 ms up to `MAX_PAUSE`.
             Self::Conflict => {
                 rand::random_range(Duration::ZERO..=MAX_PAUSE.min(Duration::from_millis(10 << n.min(6))))
             }

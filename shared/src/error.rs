@@ -1,40 +1,41 @@
-//! What can go wrong, without a word about HTTP.
+//! What can go wrong, independent of HTTP.
 
 use std::{error, fmt, iter};
 
 /// Why an operation was refused or failed.
 ///
-/// One type for all operations, so that one exhaustive `match` decides what a client is told. The variants
-/// say what the caller can do: ask for something else, ask again, look, or call the operator.
+/// One type for all operations, so that a single exhaustive `match` decides what a client gets. The variants differ in
+/// what the caller can do: change the request, repeat it, check the outcome, or call the operator.
 #[derive(Debug)]
 pub enum Error {
     /// No user has this id.
     UserNotFound,
     /// The user exists, but a precondition does not hold. Nothing was changed.
     PreconditionFailed,
-    /// This caller has used the idempotency key for another request.
+    /// This caller has already used the idempotency key for a different request.
     KeyReused,
-    /// The database's encoding has no such text.
+    /// The database's encoding can't represent the text.
     Unencodable,
-    /// The database can't be reached or is overloaded. Nothing was applied, or repeating it is safe.
+    /// The database can't be reached or is overloaded. Nothing was applied, or repeating the operation is safe.
     Unavailable(Failure),
-    /// As [`Error::Unavailable`], but a user may have been created, and repeating it could create another one.
+    /// Like [`Error::Unavailable`], but a user may have been created, and repeating the operation could create another.
     CreationUnknown(Failure),
-    /// As [`Error::Unavailable`], but a conditional change may have been made, and its repetition would be refused.
+    /// Like [`Error::Unavailable`], but a conditional change may have been made, and repeating it would be refused; or
+    /// a retry was refused, perhaps because an earlier attempt had made the change.
     ChangeUnknown(Failure),
-    /// A defect of the program or the schema.
+    /// A bug in the program or the schema.
     Internal(Failure),
-    /// The environment is wrong; nothing works until somebody corrects it.
+    /// The environment is invalid; no operation works until it is corrected.
     Config(ConfigError),
 }
 
 impl Error {
-    /// A statement that always answers a row has answered none.
+    /// A statement that always returns a row returned none.
     pub(crate) fn no_row(statement: &str) -> Self {
         Self::Internal(Failure::new(format!("{statement} has answered no row")))
     }
 
-    /// What failed, if it was the database.
+    /// The details, if a statement or a connection failed.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Unavailable(failure)
@@ -69,7 +70,7 @@ impl fmt::Display for Error {
 impl error::Error for Error {}
 
 impl From<tokio_postgres::Error> for Error {
-    /// A row is not of the shape that the statement asks for.
+    /// A row doesn't have the columns that the statement should return.
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Internal(Failure::of_statement(&error))
     }
@@ -81,7 +82,7 @@ impl From<ConfigError> for Error {
     }
 }
 
-/// What is wrong with the configuration, in one sentence without secrets.
+/// What is wrong with the configuration, in one sentence that contains no secrets.
 #[derive(Debug, Clone)]
 pub struct ConfigError(pub(crate) String);
 
@@ -93,14 +94,14 @@ impl fmt::Display for ConfigError {
 
 impl error::Error for ConfigError {}
 
-/// A failed statement or connection: what an operator needs to know, and nothing that a user has stored.
+/// A failed statement or connection: what an operator needs to know, without any stored user data.
 #[derive(Debug)]
 pub struct Failure {
-    /// What was tried and how it ended.
+    /// What was tried and how it failed.
     pub reason: String,
-    /// PostgreSQL's five-character error code, if the server sent one.
+    /// PostgreSQL's five-character error code (SQLSTATE), if the server sent one.
     pub sqlstate: Option<String>,
-    /// How often the operation was tried.
+    /// How many times the operation was tried: 1 or more.
     pub attempts: usize,
     /// Whether one of the attempts may have been applied.
     pub maybe_applied: bool,
@@ -111,7 +112,7 @@ impl Failure {
         Self { reason: reason.into(), sqlstate: None, attempts: 1, maybe_applied: false }
     }
 
-    /// A statement failed, for the reason that the server gives where its words can't hold values.
+    /// A statement failed. The server's message is included only if it can't quote values.
     pub(crate) fn of_statement(error: &tokio_postgres::Error) -> Self {
         let reason = match error.as_db_error() {
             Some(db) => {
@@ -126,7 +127,7 @@ impl Failure {
         Self { sqlstate: sqlstate(error), ..Self::new(reason) }
     }
 
-    /// A connection could not be made. No statement was sent, so the server's message quotes no values.
+    /// A connection could not be made. No statement was sent, so the server's message can't quote values.
     pub(crate) fn of_connect(database: &impl fmt::Display, error: &tokio_postgres::Error) -> Self {
         let reason = format!("can't connect to {database}: {}", chain(error));
         Self { sqlstate: sqlstate(error), ..Self::new(reason) }
@@ -139,8 +140,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The server's message, unless it may quote what a table holds: data exceptions and violated constraints do (classes
-/// 22, 23 and 44), and so may whatever a trigger raises, under any code.
+/// The server's message, unless it may quote stored data: data exceptions and constraint violations do (classes 22, 23
+/// and 44), and an error raised by PL/pgSQL code such as a trigger may, with any code.
 fn server_words(db: &tokio_postgres::error::DbError) -> Option<&str> {
     let quotes_values = ["22", "23", "44", "P0"].contains(&&db.code().code()[..2]);
     let raised = db.routine() == Some("exec_stmt_raise");
@@ -151,7 +152,7 @@ fn sqlstate(error: &tokio_postgres::Error) -> Option<String> {
     error.code().map(|code| code.code().to_owned())
 }
 
-/// The error and its causes, separated by colons.
+/// The error and its sources, separated by colons.
 fn chain(error: &dyn error::Error) -> String {
     iter::successors(Some(error), |error| error.source())
         .map(ToString::to_string)

@@ -1,8 +1,8 @@
-//! Idempotency keys: by what a repeated request is recognised, and how old keys are deleted.
+//! Idempotency keys: how repeated requests are recognised, and how old keys are deleted.
 //!
-//! A stored key is `c` (a client's) or `i` (an invocation's) and a SHA-256 in lower-case hexadecimal digits, over the
-//! caller and the key, each with its length in front as 8 bytes, the highest first. It is a digest since a key may hold
-//! personal data, and since callers who choose the same key must not meet.
+//! A stored key is `c` (a client's) or `i` (an invocation's) followed by a SHA-256 in lower-case hexadecimal digits,
+//! over the caller and the key, each prefixed with its length as 8 bytes in big-endian order. It is a digest because a
+//! key may contain personal data, and because the keys of different callers must not collide.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use tokio_postgres::types::Type;
 
 use crate::{db::Database, error::Error};
 
-/// By what a repeated request for a new row is recognised.
+/// What identifies a repeated request for a new row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdempotencyKey {
-    /// The client has chosen `key`; `caller` says who the client is, and is empty where anybody may call.
+    /// The client chose `key`; `caller` identifies the client, and is empty if anyone may call.
     Client {
         /// Unique among this caller's requests.
         key: String,
         /// The caller's identity.
         caller: String,
     },
-    /// The id of the invocation, which no client knows: only repetitions of our own are recognised.
+    /// The id of the invocation, which no client knows: only our own retries are recognised.
     Invocation(String),
 }
 
@@ -55,7 +55,7 @@ impl Kind {
         }
     }
 
-    /// What follows every key of this kind, in any collation.
+    /// Sorts after every key of this kind, in any collation.
     const fn end(self) -> &'static str {
         match self {
             Self::Client => "d",
@@ -63,8 +63,8 @@ impl Kind {
         }
     }
 
-    /// How long a key is kept: a client may repeat a request within a day; an invocation's id nobody can send again once
-    /// the invocation is over.
+    /// How long a key is kept: a client may repeat a request within a day; nobody can send an invocation's id again
+    /// once the invocation is over.
     const fn kept_for(self) -> &'static str {
         match self {
             Self::Client => "24 hours",
@@ -78,7 +78,7 @@ impl Kind {
 pub struct Slice(Option<u8>);
 
 impl Slice {
-    /// How many slices there are: one for each hour of a day.
+    /// How many slices there are: one for each hour of the day.
     const COUNT: u32 = 24;
 
     /// All digests.
@@ -89,9 +89,9 @@ impl Slice {
         (u32::from(number) < Self::COUNT).then_some(Self(Some(number)))
     }
 
-    /// Before the slice's first key of this kind, somewhere in the slice, and after its last key.
+    /// A string before the slice's first key of this kind, a random one in the slice, and one after its last key.
     fn bounds(self, kind: Kind) -> (String, String, String) {
-        // By the first four digits of a digest.
+        // The first four digits of a digest determine its slice.
         let start = |number: u8| 0x1_0000 * u32::from(number) / Self::COUNT;
         let digits = match self.0 {
             None => 0..0x1_0000,
@@ -103,8 +103,8 @@ impl Slice {
     }
 }
 
-/// Looks at up to 1,000 keys in the order of the primary key, so that no statement is long and none needs another index,
-/// and deletes the old ones among them. The functions are qualified so that nobody's own can take their place.
+/// Looks at up to 1,000 keys in primary key order, so that no statement runs long or needs another index, and deletes
+/// the old ones among them. The functions are qualified so that no user-defined one can take their place.
 const DELETE_PAGE: &str = "\
     WITH page AS (\
         SELECT key, created_at FROM idempotency_keys WHERE key > $1 AND key < $2 ORDER BY key LIMIT 1000), \
@@ -113,17 +113,17 @@ const DELETE_PAGE: &str = "\
         RETURNING key) \
     SELECT (SELECT pg_catalog.max(key) FROM page), (SELECT pg_catalog.count(*) FROM gone)";
 
-/// Deletes the invocations' keys that are older than an hour and, of the clients' keys older than 24 hours, those in this
-/// slice. Returns how many. It stops after `time`, even where keys are left.
+/// Deletes all invocations' keys that are older than an hour and, in this slice, the clients' keys that are older than
+/// 24 hours. Returns the number of deleted keys. It starts no new statement once `time` is up, even if keys are left.
 ///
-/// Each pass starts at a place that no earlier pass is likely to have started from, and wraps around once: what a pass
-/// that was stopped has left, another one finds, and nothing has to remember how far any of them came.
+/// Each pass starts at a random position and wraps around once: another pass finds what an interrupted one left, and
+/// no progress has to be stored.
 ///
 /// # Errors
-/// [`Error::Unavailable`] or [`Error::Internal`].
+/// [`Error::Unavailable`], [`Error::Internal`] or [`Error::Config`].
 pub async fn delete_old_keys(db: &Database, slice: Slice, time: Duration) -> Result<i64, Error> {
     let start = Instant::now();
-    // Of the time, invocations get half at most: they must not keep the clients' keys from being looked at.
+    // Invocations' keys get at most half of the time, so that there is some left for the clients' keys.
     let of_invocations = delete_old(db, Kind::Invocation, Slice::ALL, start + time / 2).await?;
     let of_clients = delete_old(db, Kind::Client, slice, start + time).await?;
     Ok(of_invocations + of_clients)

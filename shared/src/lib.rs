@@ -1,7 +1,7 @@
-//! The `users` table in PostgreSQL: configuration, credentials, the connection, migrations, roles and the five operations.
+//! The `users` table in PostgreSQL: configuration, credentials, connections, migrations, roles and the five operations.
 //!
-//! Nothing here knows of HTTP or Lambda. A caller makes one [`Database`] per process and passes it to the
-//! functions of [`users`]; every operation is one statement, one round trip, and may be repeated on a fresh
+//! Nothing here handles HTTP messages or Lambda events. A caller creates one [`Database`] per process and passes it to
+//! the functions of [`users`]; every operation is one statement, takes one round trip, and may be repeated on a new
 //! connection.
 
 mod admin;

@@ -1,8 +1,8 @@
-//! Applies `migrations/`, in order, each once.
+//! Applies the `migrations/`, in order, each once.
 //!
 //! A migration is one statement, valid on PostgreSQL and on Aurora DSQL, and harmless when repeated. Aurora DSQL
-//! allows one DDL statement per transaction and has no advisory locks, so several appliers may run the same
-//! statement at the same moment; `IF NOT EXISTS` doesn't make that safe, but the loser repeats and finds it done.
+//! allows one DDL statement per transaction and has no advisory locks, so several processes may run the same
+//! statement at the same time; `IF NOT EXISTS` doesn't make that safe, but the loser retries and finds it done.
 
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -15,7 +15,7 @@ use crate::{
     limits::CONNECT_TIMEOUT,
 };
 
-/// All migrations by name, in order. A name is recorded once it was applied: never rename one.
+/// All migrations by name, in order. The names of applied ones are recorded in the database: never rename one.
 const MIGRATIONS: [(&str, &str); 2] = [
     ("0001_create_users", include_str!("../migrations/0001_create_users.sql")),
     ("0002_create_idempotency_keys", include_str!("../migrations/0002_create_idempotency_keys.sql")),
@@ -26,10 +26,11 @@ const RECORD_TABLE: &str = "\
         name TEXT PRIMARY KEY, \
         applied_at TIMESTAMPTZ NOT NULL DEFAULT now())";
 
-/// Applies what has not been applied yet, and returns its names.
+/// Applies the migrations that have not been applied yet, and returns their names.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if the database can't be reached or the connection breaks, [`Error::Internal`] if it refuses a statement.
+/// [`Error::Unavailable`] if the database can't be reached or the connection breaks, [`Error::Internal`] if it rejects
+/// a statement.
 pub async fn apply(config: &Config) -> Result<Vec<&'static str>, Error> {
     let session = Session::open(config, Instant::now() + CONNECT_TIMEOUT).await?;
     let client = &session.client;
@@ -51,8 +52,8 @@ pub async fn apply(config: &Config) -> Result<Vec<&'static str>, Error> {
     Ok(new)
 }
 
-/// Adds to a refusal the line that ends it. On PostgreSQL 15 and later, all privileges on a database do not include the
-/// creation of tables in schema `public`; owning the database does.
+/// Adds the statement that fixes it to a "permission denied". On PostgreSQL 15 and later, all privileges on a database
+/// do not include creating tables in schema `public`; owning the database does.
 async fn explained(client: &Client, error: Error) -> Error {
     const LINE: &str =
         "SELECT pg_catalog.format('ALTER DATABASE %I OWNER TO %I', current_database(), current_user)";

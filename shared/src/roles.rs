@@ -1,4 +1,4 @@
-//! Makes the database roles as which the functions connect.
+//! Creates the database roles as which the functions connect.
 
 use std::fmt;
 
@@ -23,13 +23,13 @@ pub struct Role {
     pub name: RoleName,
     /// What it may do.
     pub access: Access,
-    /// The ARNs of the IAM roles that may connect as it; only Aurora DSQL keeps them in the database.
+    /// The ARNs of the IAM roles that may connect as it; used only on Aurora DSQL, which stores them in the database.
     #[serde(default)]
     pub iam_roles: Vec<String>,
 }
 
-/// The name of a role: lower-case letters, digits and underscores, a letter first, 63 characters at most. It needs no
-/// quotes in a statement.
+/// The name of a role: lower-case ASCII letters, digits and underscores, starting with a letter, at most 63 characters.
+/// Such a name is not quoted in statements.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct RoleName(String);
@@ -53,13 +53,13 @@ impl TryFrom<String> for RoleName {
     }
 }
 
-/// What a role may do: as much as its statements in [`crate::users`] need.
+/// What a role may do: just what its statements in [`crate::users`] need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Access {
     /// Read users.
     Read,
-    /// Create users, and remember the keys of the requests that did.
+    /// Create users, and store the idempotency keys of the requests that did.
     Create,
     /// Change users.
     Update,
@@ -71,7 +71,7 @@ impl Access {
     /// Every kind of access.
     pub const ALL: [Self; 4] = [Self::Read, Self::Create, Self::Update, Self::Delete];
 
-    /// Privileges on tables. A `RETURNING` or a `WHERE` reads, so every role may read users.
+    /// Privileges on tables. `RETURNING` and `WHERE` read, so every role may read users.
     fn privileges(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Read => &[("SELECT", "users")],
@@ -87,13 +87,13 @@ impl Access {
     }
 }
 
-/// Makes these roles as far as they don't exist, and gives them what they lack. What a role has beyond that stays.
+/// Creates those of these roles that don't exist, and grants them what they lack. Nothing is revoked.
 ///
-/// With an IAM token in the `config`, the roles connect with tokens too; else somebody has to give them passwords.
+/// If `config` uses IAM tokens, the roles connect with tokens too; otherwise somebody has to give them passwords.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if the database can't be reached or the connection breaks, [`Error::Internal`] if it refuses a
-/// statement.
+/// [`Error::Unavailable`] if the database can't be reached or the connection breaks, [`Error::Internal`] if it rejects
+/// a statement.
 pub async fn grant(config: &Config, roles: &[Role]) -> Result<(), Error> {
     let session = Session::open(config, Instant::now() + CONNECT_TIMEOUT).await?;
     for role in roles {
@@ -102,7 +102,7 @@ pub async fn grant(config: &Config, roles: &[Role]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Each GRANT is a conflict for every other session of Aurora DSQL, so what a role has is not given again.
+/// On Aurora DSQL each GRANT conflicts with every other session, so nothing is granted that a role already has.
 async fn grant_role(client: &Client, service: Option<Service>, role: &Role) -> Result<(), Error> {
     let Role { name: RoleName(name), access, iam_roles } = role;
     let what = &format!("role {name}");
@@ -113,12 +113,12 @@ async fn grant_role(client: &Client, service: Option<Service>, role: &Role) -> R
         ensure(client, what, &has, &format!("GRANT {privilege} ON {table} TO {name}")).await?;
     }
     if service == Some(Service::Dsql) {
-        // Everybody has it on PostgreSQL.
+        // On PostgreSQL everyone has it.
         let has = privilege_check("schema", name, "public", "USAGE");
         ensure(client, what, &has, &format!("GRANT USAGE ON SCHEMA public TO {name}")).await?;
     }
     if *access == Access::Create {
-        // A table made by the guide has a sequence of its own, on which INSERT needs a privilege.
+        // The guide's table has a SERIAL column: INSERT needs a privilege on its sequence.
         let sequences = "SELECT pg_catalog.pg_get_serial_sequence('users'::text, 'id'::text)";
         for sequence in run(client, what, sequences).await? {
             let has = privilege_check("sequence", name, &sequence, "USAGE");
@@ -135,7 +135,7 @@ async fn grant_role(client: &Client, service: Option<Service>, role: &Role) -> R
                 );
                 ensure(client, what, &mapped, &format!("AWS IAM GRANT {name} TO '{arn}'")).await?;
             }
-            // Aurora DSQL knows none of the settings below.
+            // Aurora DSQL supports none of the settings below.
             return Ok(());
         }
         Some(Service::Rds) => {
@@ -155,21 +155,21 @@ async fn grant_role(client: &Client, service: Option<Service>, role: &Role) -> R
     Ok(())
 }
 
-/// Time limits below ours, so that the server ends what we have given up; that an acknowledged write is on disk, whatever
-/// the server's own settings are; and plans that outlive the growth of a table.
+/// Time limits below ours, so that the server ends what we have given up on; acknowledged writes are on disk,
+/// regardless of the server's own settings; and no plan becomes slow as a table grows.
 fn settings() -> [(&'static str, String); 5] {
     [
         ("lock_timeout", format!("{}s", LOCK_TIMEOUT.as_secs())),
         ("statement_timeout", format!("{}s", SERVER_STATEMENT_TIMEOUT.as_secs())),
-        // An environment that was killed leaves its session open.
+        // A killed environment leaves its session open.
         ("idle_session_timeout", "10min".to_owned()),
         ("synchronous_commit", "on".to_owned()),
-        // A plan that was made once for a small table would read all of it when it has grown.
+        // A cached plan made for a small table would still read all of it once it has grown.
         ("enable_seqscan", "off".to_owned()),
     ]
 }
 
-/// Has a row if the role has the privilege. The types are said, so that no function of somebody else's fits better.
+/// Returns a row if the role has the privilege. Arguments are cast, so that no user-defined function is a better match.
 fn privilege_check(kind: &str, role: &str, object: &str, privilege: &str) -> String {
     format!(
         "SELECT 1 WHERE pg_catalog.has_{kind}_privilege('{role}'::name, '{object}'::text, '{privilege}'::text)"

@@ -1,4 +1,4 @@
-//! Users and the five operations on them, each beside its SQL.
+//! Users and the five operations on them, each next to its SQL.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Serialize;
@@ -14,11 +14,11 @@ use crate::{
     idempotency::IdempotencyKey,
 };
 
-/// A row of `users`. Other programs may have stored NULL in `name` or `age`; here that is `None`. A name is text of its
-/// own or, in a [`Page`], what the database has sent.
+/// A row of `users`. Other programs may have stored NULL in `name` or `age`; here that is `None`. A name is owned or,
+/// in a [`Page`], borrowed from the database's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct User<Text = String> {
-    /// The key, given by the database.
+    /// The primary key, assigned by the database.
     pub id: i64,
     /// At most 100 characters.
     pub name: Option<Text>,
@@ -27,8 +27,8 @@ pub struct User<Text = String> {
 }
 
 impl User {
-    /// The entity tag: SHA-256 over what age and name hold, so that changes by other programs count and no column is
-    /// needed. Conditional statements make the same of a row.
+    /// The entity tag: SHA-256 over age and name, so that changes by other programs count and no column is needed.
+    /// Conditional statements compute the same from a row.
     pub fn tag(&self) -> EntityTag {
         let age = self.age.map(|age| age.to_string()).unwrap_or_default();
         let name = self.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
@@ -41,24 +41,24 @@ impl User {
 pub struct EntityTag(String);
 
 impl EntityTag {
-    /// `None` if this can't be the tag of a user: 32 bytes in base64 are 44 characters.
+    /// `None` if this can't be the tag of a user: a SHA-256 in base64 is 44 characters.
     pub fn new(opaque: String) -> Option<Self> {
         let base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
         (opaque.len() == 44 && opaque.bytes().all(base64)).then_some(Self(opaque))
     }
 
-    /// The characters between the quotes.
+    /// The characters between the quotes: 44 of base64.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The entity tags of a precondition, as far as they can be those of a user.
+/// The entity tags of a precondition, without those that can't be a user's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntityTags {
-    /// `*`: any tag at all.
+    /// `*`: matches any tag.
     Any,
-    /// One of these, perhaps none.
+    /// Matches each of these; matches nothing if empty.
     OneOf(Vec<EntityTag>),
 }
 
@@ -78,26 +78,26 @@ impl EntityTags {
     }
 }
 
-/// The two preconditions of RFC 9110 that compare entity tags.
+/// The two preconditions that compare entity tags (RFC 9110, section 13.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precondition {
-    /// None of these tags is the user's.
+    /// Fails if none of its tags is the user's.
     IfMatch,
-    /// One of these tags is the user's.
+    /// Fails if one of its tags is the user's.
     IfNoneMatch,
 }
 
-/// What a client demands of the user's entity tag before anything happens (RFC 9110, section 13.1).
+/// What a client requires of the user's entity tag for an operation to take effect (RFC 9110, section 13.1).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preconditions {
-    /// The tags of which the user must have one.
+    /// The user must have one of these tags.
     pub if_match: Option<EntityTags>,
-    /// The tags of which the user must have none.
+    /// The user must have none of these tags.
     pub if_none_match: Option<EntityTags>,
 }
 
 impl Preconditions {
-    /// What a user's content fails, if anything. Nobody asks, as a rule, so no tag is made before.
+    /// The precondition that the user fails, if any. A tag is computed only if there is one to compare it with.
     pub fn failed_by(&self, user: &User) -> Option<Precondition> {
         if self.if_match.as_ref().is_some_and(|tags| !tags.include(|| user.tag())) {
             return Some(Precondition::IfMatch);
@@ -110,18 +110,19 @@ impl Preconditions {
         self.if_match.is_none() && self.if_none_match.is_none()
     }
 
-    /// The parameters of a conditional statement: the tags of which a row must have one, and of which it must have none.
+    /// The parameters of a conditional statement: a row must have one of the first tags and none of the second. `None`
+    /// means no condition.
     fn params(&self) -> (Option<Vec<&str>>, Option<Vec<&str>>) {
         let expected = self.if_match.as_ref().and_then(EntityTags::texts);
         match &self.if_none_match {
-            // No row is without a tag.
+            // Every row has a tag, so no row matches.
             Some(EntityTags::Any) => (Some(Vec::new()), None),
             other => (expected, other.as_ref().and_then(EntityTags::texts)),
         }
     }
 }
 
-/// What a client may store: values that are known to be valid.
+/// What a client may store: validated values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserContent {
     /// The name.
@@ -131,9 +132,9 @@ pub struct UserContent {
 }
 
 impl UserContent {
-    /// SHA-256 over what a repeated request must have in common with the first: the kind of row and its values.
+    /// SHA-256 over what a repeated request must share with the first: the kind of row and its values.
     fn fingerprint(&self) -> Vec<u8> {
-        // A name holds no control characters, so 0 separates.
+        // A name contains no control characters, so NUL can separate.
         Sha256::digest(format!("user\0{}\0{}", self.name.0, self.age.0)).to_vec()
     }
 }
@@ -143,10 +144,10 @@ impl UserContent {
 pub struct Name(String);
 
 impl Name {
-    /// The rule, for people.
+    /// The rule in words, for error messages.
     pub const RULE: &str = "must be a string of 1 to 100 characters, not blank, without control characters";
 
-    /// Takes `name` as it is: nothing is trimmed or cut. `None` if it breaks the [rule](Name::RULE).
+    /// Takes `name` as is: nothing is trimmed or truncated. `None` if it breaks the [rule](Name::RULE).
     pub fn new(name: String) -> Option<Self> {
         let blank = name.chars().all(char::is_whitespace);
         let valid = !blank && name.chars().count() <= 100 && !name.chars().any(char::is_control);
@@ -159,7 +160,7 @@ impl Name {
 pub struct Age(i32);
 
 impl Age {
-    /// The rule, for people.
+    /// The rule in words, for error messages.
     pub const RULE: &str = "must be an integer from 0 to 150";
 
     /// `None` if `years` breaks the [rule](Age::RULE).
@@ -176,10 +177,10 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// The page, which borrows every name: a thousand need not be copied.
+    /// The page, which borrows the names: up to a thousand need not be copied.
     ///
     /// # Errors
-    /// [`Error::Internal`], if the columns are not what they should be.
+    /// [`Error::Internal`] if the columns don't have the expected types.
     pub fn page(&self) -> Result<Page<'_>, Error> {
         let users = self.rows.iter().take(self.size).map(user).collect::<Result<Vec<_>, _>>()?;
         let next_after = users.last().filter(|_| self.rows.len() > self.size).map(|last| last.id);
@@ -192,10 +193,10 @@ impl Rows {
 pub struct PageSize(u16);
 
 impl PageSize {
-    /// The largest page, and the one a client gets that doesn't ask.
+    /// The largest page, and the default.
     pub const MAX: Self = Self(1000);
 
-    /// `None` if there is no such page.
+    /// `None` if `users` is out of range.
     pub fn new(users: i64) -> Option<Self> {
         u16::try_from(users).ok().filter(|users| (1..=Self::MAX.0).contains(users)).map(Self)
     }
@@ -206,27 +207,27 @@ impl PageSize {
     }
 }
 
-/// One page of the list of users, in the order of their ids.
+/// One page of the list of users, in ascending order of their ids.
 #[derive(Debug)]
 pub struct Page<'a> {
     /// The users of this page.
     pub users: Vec<User<&'a str>>,
-    /// If there are more: the last id of this page, after which the next one starts.
+    /// If there are more users: the last id of this page, after which the next page starts.
     pub next_after: Option<i64>,
 }
 
-/// `users.id` is the column itself: a bare `id` in ORDER BY would mean the cast in the select list, and a
-/// table made by the guide (`id` is int4 there) would be sorted at every request instead of read by its index.
+/// `users.id` is the column itself: a bare `id` in ORDER BY would refer to the cast in the select list, and the guide's
+/// table (where `id` is int4) would be sorted for every request instead of read in index order.
 pub const LIST: &str = "\
     SELECT id::bigint, name, age FROM users WHERE users.id > $1 ORDER BY users.id LIMIT $2";
 
-/// The users whose ids are greater than `after`, up to a page of this size; all from the start without `after`.
+/// The first users whose ids are greater than `after`, at most `size` of them; from the start if `after` is `None`.
 ///
 /// # Errors
-/// [`Error::Unavailable`] or [`Error::Internal`].
+/// [`Error::Unavailable`], [`Error::Internal`] or [`Error::Config`].
 pub async fn list(db: &Database, after: Option<i64>, size: PageSize) -> Result<Rows, Error> {
     let after = after.unwrap_or(i64::MIN);
-    // One row more than asked for tells whether a next page exists.
+    // One extra row shows whether there is a next page.
     let reply = db.query(LIST, &[(&after, Type::INT8), (&(i64::from(size.0) + 1), Type::INT8)]).await?;
     Ok(Rows { rows: reply.rows, size: size.0.into() })
 }
@@ -236,14 +237,15 @@ const GET: &str = "SELECT id::bigint, name, age FROM users WHERE id = $1";
 /// The user with this id.
 ///
 /// # Errors
-/// [`Error::UserNotFound`], [`Error::Unavailable`] or [`Error::Internal`].
+/// [`Error::UserNotFound`], [`Error::Unavailable`], [`Error::Internal`] or [`Error::Config`].
 pub async fn get(db: &Database, id: i64) -> Result<User, Error> {
     let reply = db.query(GET, &[(&id, Type::INT8)]).await?;
     user(reply.rows.first().ok_or(Error::UserNotFound)?)
 }
 
-/// One statement does it all: it looks for the key, stores user and key if there is none, and tells the user's id and
-/// whether the key's fingerprint is this one. Of two at the same moment one gets 23505, runs again and sees the other.
+/// One statement does it all: it looks up the key, stores user and key if it is new, and returns the user's id and
+/// whether the key's fingerprint matches. Of two simultaneous ones, one gets 23505, is retried and sees the other's
+/// row.
 const CREATE: &str = "\
     WITH seen AS (SELECT created_id, fingerprint FROM idempotency_keys WHERE key = $1), \
     made AS (INSERT INTO users (name, age) SELECT $3, $4 WHERE NOT EXISTS (SELECT FROM seen) RETURNING id), \
@@ -251,12 +253,12 @@ const CREATE: &str = "\
     SELECT id::bigint, $3, $4, true FROM made UNION ALL \
     SELECT created_id, $3, $4, fingerprint = $2 FROM seen";
 
-/// Stores a new user, once per `key`: repeated, it answers the user as it was created, even if it was changed or
+/// Stores a new user, once per `key`: if repeated, it returns the user as created, even if it has been changed or
 /// deleted since.
 ///
 /// # Errors
-/// [`Error::KeyReused`], [`Error::Unencodable`], [`Error::Unavailable`], [`Error::CreationUnknown`] or
-/// [`Error::Internal`].
+/// [`Error::KeyReused`], [`Error::Unencodable`], [`Error::Unavailable`], [`Error::CreationUnknown`],
+/// [`Error::Internal`] or [`Error::Config`].
 pub async fn create(db: &Database, new: &UserContent, key: &IdempotencyKey) -> Result<User, Error> {
     let params: [Param; 4] = [
         (&key.stored(), Type::TEXT),
@@ -276,9 +278,9 @@ pub async fn create(db: &Database, new: &UserContent, key: &IdempotencyKey) -> R
 
 const UPDATE: &str = "UPDATE users SET name = $2, age = $3 WHERE id = $1 RETURNING id::bigint, name, age";
 
-/// The user `$1`, if its entity tag, made as in [`User::tag`], is among `$2` and not among `$3`. The space tells an empty
-/// name from none, and a database may keep text in another encoding than UTF-8. Functions are qualified and operands
-/// cast, so that no function or operator which somebody else has made can take their place.
+/// The user `$1`, if its entity tag, computed as in [`User::tag`], is among `$2` and not among `$3`. The space
+/// distinguishes an empty name from NULL, and the database's encoding may not be UTF-8. Functions are qualified and
+/// operands cast, so that no user-defined function or operator can take their place.
 macro_rules! conditions {
     () => {
         "id = $1 AND ($2::text[] IS NULL OR pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(\
@@ -302,7 +304,7 @@ const UPDATE_IF: &str = concat!(
 ///
 /// # Errors
 /// [`Error::UserNotFound`], [`Error::PreconditionFailed`], [`Error::Unencodable`], [`Error::Unavailable`],
-/// [`Error::ChangeUnknown`] or [`Error::Internal`].
+/// [`Error::ChangeUnknown`], [`Error::Internal`] or [`Error::Config`].
 pub async fn update(
     db: &Database,
     id: i64,
@@ -332,16 +334,16 @@ const DELETE_IF: &str = concat!(
     SELECT gone.id::bigint FROM old LEFT JOIN gone ON true"
 );
 
-/// Removes the user with this id, if the preconditions hold.
+/// Deletes the user with this id, if the preconditions hold.
 ///
 /// # Errors
-/// [`Error::UserNotFound`], [`Error::PreconditionFailed`], [`Error::Unavailable`], [`Error::ChangeUnknown`] or
-/// [`Error::Internal`].
+/// [`Error::UserNotFound`], [`Error::PreconditionFailed`], [`Error::Unavailable`], [`Error::ChangeUnknown`],
+/// [`Error::Internal`] or [`Error::Config`].
 pub async fn delete(db: &Database, id: i64, preconditions: &Preconditions) -> Result<(), Error> {
     let id: Param = (&id, Type::INT8);
     if preconditions.is_empty() {
         let reply = db.query(DELETE, &[id]).await?;
-        // An earlier attempt of our own may have removed it; the user is gone, as was asked for.
+        // An earlier attempt of ours may have deleted it; the user is gone, as requested.
         let gone = !reply.rows.is_empty() || reply.maybe_applied_before;
         return if gone { Ok(()) } else { Err(Error::UserNotFound) };
     }
@@ -351,8 +353,8 @@ pub async fn delete(db: &Database, id: i64, preconditions: &Preconditions) -> Re
     conditionally_changed(&reply).map(|_| ())
 }
 
-/// A conditional change that may have been made is not to be repeated: the repetition would be refused, and a client that
-/// reads and tries again would count twice.
+/// A client must not repeat a conditional change that may have been made: the repeated request would be refused, and a
+/// client that then reads and increments again would count twice.
 fn unrepeatable(error: Error) -> Error {
     match error {
         Error::Unavailable(failure) if failure.maybe_applied => Error::ChangeUnknown(failure),
@@ -360,15 +362,15 @@ fn unrepeatable(error: Error) -> Error {
     }
 }
 
-/// The row that a conditional statement has changed.
+/// The row that a conditional statement changed.
 fn conditionally_changed(reply: &Reply) -> Result<&Row, Error> {
     let refusal = match reply.rows.first() {
         Some(row) if row.try_get::<_, Option<i64>>(0)?.is_some() => return Ok(row),
         Some(_) => Error::PreconditionFailed,
         None => Error::UserNotFound,
     };
-    // What refuses this attempt may be what an earlier one has done. To say that it succeeded because the content is
-    // as asked for would let two clients believe that they both won.
+    // This attempt may be refused because an earlier one succeeded. Reporting success because the content is what was
+    // asked for would let two clients believe that they both won.
     if reply.maybe_applied_before {
         let failure = Failure::new("a repeated conditional statement was refused: the outcome is unknown");
         return Err(Error::ChangeUnknown(Failure {

@@ -12,7 +12,7 @@ import botocore.session
 DSQL = "abcdefghij0123456789abcdef.dsql.eu-central-1.on.aws"
 RDS = "db.abcdefghijkl.eu-central-1.rds.amazonaws.com"
 NOW = datetime.datetime(2015, 8, 30, 12, 36, 0)
-# As AWS hands them out, with characters that a URL has to encode.
+# In AWS's format, with characters that must be encoded in a URL.
 SESSION_TOKEN = "IQoJb3JpZ2luX2VjEJr//////////wEaDGV1LWNlbnRyYWwtMSJH+example/token=="
 
 

@@ -1,4 +1,4 @@
-//! OpenSSL 4.0 for a build script that asks for OpenSSL 3.6: the same crate in a later version, whose interface has not
-//! changed.
+//! OpenSSL 4.0 for a build script that requires OpenSSL 3.6: a later version of the same crate, with an unchanged
+//! interface.
 
 pub use upstream::*;
