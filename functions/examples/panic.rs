@@ -1,4 +1,4 @@
-//! Panics when the query says so, over the start-up code of the real binaries: for the tests alone.
+//! Panics if the request has a query, with the start-up code of the real binaries; only for tests.
 
 use functions::{Database, Error, Request, Response, StartError, response, run};
 use lambda_http::RequestExt;

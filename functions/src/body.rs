@@ -1,4 +1,4 @@
-//! The body: what each resource demands of its members, and below that how the members of any JSON object are read.
+//! The request body: the members that each resource requires, and below that how the members of a JSON object are read.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use crate::{
 /// The largest request body, in bytes, after base64 decoding.
 const MAX_BODY: usize = 16 * 1024;
 
-/// What some clients put in front of UTF-8 (RFC 8259, section 8.1, lets a reader skip it).
+/// Some clients put this in front of UTF-8 (RFC 8259, section 8.1, allows a parser to skip it).
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The user in the body.
@@ -36,7 +36,7 @@ pub fn user(event: &Request) -> Result<UserContent, Rejection> {
     }
 }
 
-/// The members of the JSON object in the body to which these JSON Pointers lead.
+/// The members of the JSON object in the body that these JSON Pointers refer to.
 fn members<const N: usize>(event: &Request, pointers: [&'static str; N]) -> Result<[Member; N], Rejection> {
     let body: &[u8] = event.body();
     if body.len() > MAX_BODY {
@@ -47,7 +47,7 @@ fn members<const N: usize>(event: &Request, pointers: [&'static str; N]) -> Resu
     }
     let members = Members(pointers.map(|pointer| Member { pointer, found: Found::Nothing }));
     parse(body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body), members).map_err(|violation| {
-        // Some gateways decompress and leave the header, so it counts only where the body can't be read.
+        // Some gateways decompress the body but keep the header, so it counts only if the body can't be read.
         let identity = |value: &[u8]| value.eq_ignore_ascii_case(b"identity");
         if event.headers().get_all(CONTENT_ENCODING).iter().all(|value| identity(value.as_bytes())) {
             violation.into()
@@ -59,11 +59,11 @@ fn members<const N: usize>(event: &Request, pointers: [&'static str; N]) -> Resu
 
 fn parse<const N: usize>(body: &[u8], members: Members<N>) -> Result<[Member; N], Violation> {
     let of_body = |detail: String| Violation::new(Place::Pointer("#"), detail);
-    // serde_json doesn't look for bad UTF-8 in what it skips, so all of it is checked first.
+    // serde_json doesn't check what it skips for invalid UTF-8, so the whole body is checked first.
     let text = str::from_utf8(body).map_err(|_| of_body("must be UTF-8".to_owned()))?;
     let mut json = serde_json::Deserializer::from_str(text);
     json.deserialize_map(members).and_then(|members| json.end().map(|()| members)).map_err(|error| {
-        // The text of serde_json's error may quote the body.
+        // serde_json's error message may quote the body.
         of_body(match error.classify() {
             Category::Data => "must be a JSON object".to_owned(),
             _ => format!("must be valid JSON: see line {}, column {}", error.line(), error.column()),
@@ -76,7 +76,7 @@ fn is_json(content_type: &[u8]) -> bool {
     media_type.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-/// A member of a JSON object that counts.
+/// A required member of a JSON object.
 struct Member {
     /// A JSON Pointer (RFC 6901), as a URI fragment.
     pointer: &'static str,
@@ -111,8 +111,8 @@ impl Member {
     }
 }
 
-/// Collects the members that count. The others are read, so that the whole body is known to be JSON of bounded depth, and
-/// dropped.
+/// Collects the required members. The others are parsed, so that the whole body is known to be JSON of limited depth,
+/// and then dropped.
 struct Members<const N: usize>([Member; N]);
 
 impl<'de, const N: usize> Visitor<'de> for Members<N> {

@@ -1,11 +1,11 @@
-//! Why a request gets no success.
+//! Why a request fails.
 
 use serde::Serialize;
 
-/// Why a handler has no success to answer.
+/// Why a handler fails.
 #[derive(Debug)]
 pub enum Error {
-    /// The request is not what it should be; the database was not asked.
+    /// The request is invalid; the database was not contacted.
     Rejected(Rejection),
     /// The operation was refused or failed.
     Operation(shared::Error),
@@ -25,32 +25,32 @@ impl From<shared::Error> for Error {
     }
 }
 
-/// Why a request is turned away.
+/// Why a request is rejected.
 #[derive(Debug)]
 pub enum Rejection {
-    /// Body, query or headers are wrong; every violation that was found.
+    /// The body, the query or a header is invalid, with every violation found.
     Invalid(Vec<Violation>),
-    /// The path holds no possible id of a user.
+    /// The id in the path can't be a user's.
     NoSuchUser,
     /// A precondition on the collection, which has no entity tag, does not hold.
     PreconditionFailed,
-    /// The body is over 16 KiB.
+    /// The body is larger than 16 KiB.
     BodyTooLarge,
-    /// The body is declared to be something else than JSON.
+    /// The body is declared to be something other than JSON.
     UnsupportedMediaType,
     /// The body is compressed.
     UnsupportedContentEncoding,
 }
 
-/// One rule that a request breaks.
+/// One rule that a request violates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Violation {
-    /// Where it is.
+    /// The place in the request.
     #[serde(flatten)]
     pub place: Place,
-    /// What would be right.
+    /// The rule, such as "must be an integer from 0 to 150".
     pub detail: String,
-    /// Whether something is missing rather than wrong.
+    /// Whether a required member is missing rather than invalid.
     #[serde(skip)]
     pub missing: bool,
 }
@@ -61,9 +61,9 @@ pub struct Violation {
 pub enum Place {
     /// A JSON Pointer (RFC 6901) into the body, as a URI fragment.
     Pointer(&'static str),
-    /// A parameter of the query.
+    /// The name of a query parameter.
     Parameter(String),
-    /// A header.
+    /// The name of a header.
     Header(&'static str),
 }
 

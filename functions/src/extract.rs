@@ -1,4 +1,4 @@
-//! What a handler extracts from an event: id, page and key.
+//! What a handler extracts from an event: id, page and idempotency key.
 
 use lambda_http::{
     RequestExt, aws_lambda_events::apigw::ApiGatewayV2httpRequestContext, request::RequestContext,
@@ -13,7 +13,7 @@ use crate::{
 /// The id in the path.
 ///
 /// # Errors
-/// [`Rejection::NoSuchUser`] for anything but a positive integer of 64 bits without leading zeros.
+/// [`Rejection::NoSuchUser`] for anything but a positive 64-bit integer without leading zeros.
 pub fn user_id(event: &Request) -> Result<i64, Rejection> {
     event
         .path_parameters_ref()
@@ -23,16 +23,16 @@ pub fn user_id(event: &Request) -> Result<i64, Rejection> {
         .ok_or(Rejection::NoSuchUser)
 }
 
-/// Which part of the list a client asks for.
+/// The part of the list that a client requests.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PageRequest {
-    /// Only users with greater ids.
+    /// Only users with ids greater than this.
     pub after: Option<i64>,
-    /// How many at most.
+    /// The maximum number of users.
     pub size: PageSize,
 }
 
-/// The query parameters `after` and `limit`. Others are ignored, as unknown members of a body are.
+/// The query parameters `after` and `limit`. Others are ignored, as are unknown members of a body.
 ///
 /// # Errors
 /// [`Rejection::Invalid`] for a value out of range or a repeated parameter.
@@ -62,16 +62,16 @@ pub fn page(event: &Request) -> Result<PageRequest, Rejection> {
     }
 }
 
-/// By what a repetition of this request is recognised: its `Idempotency-Key`, or else the invocation.
+/// What identifies a repetition of this request: its `Idempotency-Key`, or else the id of the invocation.
 ///
 /// # Errors
-/// [`Rejection::Invalid`] for a header that is no key.
+/// [`Rejection::Invalid`] if the header is repeated or not a valid key.
 pub fn idempotency_key(event: &Request) -> Result<IdempotencyKey, Rejection> {
     const HEADER: &str = "Idempotency-Key";
     const RULE: &str = "must be 1 to 255 visible ASCII characters, or a string in quotes (RFC 9651)";
     let mut values = event.headers().get_all(HEADER).iter();
     let Some(value) = values.next() else {
-        // Not the request id of API Gateway: that one is constant in event files.
+        // Not API Gateway's request id, which is constant in event files.
         return Ok(IdempotencyKey::Invocation(
             event.lambda_context_ref().map(|context| context.request_id.clone()).unwrap_or_default(),
         ));
@@ -82,8 +82,8 @@ pub fn idempotency_key(event: &Request) -> Result<IdempotencyKey, Rejection> {
     }
 }
 
-/// A key as clients write it, or the same as a string of structured fields (RFC 9651, section 3.3.3), as the IETF's draft
-/// of this header wants it.
+/// A key as most clients write it, or as a string of structured fields (RFC 9651, section 3.3.3), as the IETF draft of
+/// this header requires.
 fn parse_key(value: &[u8]) -> Option<String> {
     let key = match value {
         [b'"', string @ .., b'"'] => unquoted(string)?,
@@ -110,7 +110,8 @@ fn unquoted(string: &[u8]) -> Option<Vec<u8>> {
     Some(key)
 }
 
-/// Who calls, as API Gateway's authorizer says, by what survives a restart of the client; empty where anybody may call.
+/// The caller according to API Gateway's authorizer, as far as that survives a restart of the client; empty if anyone
+/// may call.
 fn caller(event: &Request) -> String {
     match event.request_context_ref() {
         Some(RequestContext::ApiGatewayV2(context)) => identity(context).unwrap_or_default(),
@@ -121,21 +122,21 @@ fn caller(event: &Request) -> String {
 fn identity(context: &ApiGatewayV2httpRequestContext) -> Option<String> {
     let authorizer = context.authorizer.as_ref()?;
     if let Some(iam) = &authorizer.iam {
-        // Before the role, which all identities of a pool share.
+        // Takes precedence over the role, which all identities of a pool share.
         let identity = iam.cognito_identity.as_ref().and_then(|cognito| cognito.identity_id.as_deref());
         let arn = without_session(iam.user_arn.as_deref().unwrap_or_default());
         return Some(identity.map_or_else(|| format!("iam {arn}"), |identity| format!("cognito {identity}")));
     }
     let claims = &authorizer.jwt.as_ref()?.claims;
     let claim = |name| claims.get(name).map(String::as_str).unwrap_or_default();
-    // The token of an application that acts for itself may have no subject.
+    // The token of an application that acts on its own behalf may have no subject.
     let subject = if claims.contains_key("sub") { "sub" } else { "client_id" };
     let issuer = claim("iss");
-    // Its length tells where an issuer ends, whatever is in it.
+    // The length marks where the issuer ends, no matter what it contains.
     Some(format!("jwt {} {issuer} {subject} {}", issuer.len(), claim(subject)))
 }
 
-/// `arn:aws:sts::123456789012:assumed-role/ROLE/SESSION` without the session, which is a task, a timestamp or a UUID.
+/// `arn:aws:sts::123456789012:assumed-role/ROLE/SESSION` without the session name, often a task, a timestamp or a UUID.
 fn without_session(arn: &str) -> &str {
     match arn.rsplit_once('/') {
         Some((role, _)) if role.contains(":assumed-role/") => role,
@@ -143,7 +144,7 @@ fn without_session(arn: &str) -> &str {
     }
 }
 
-/// A decimal integer in its one canonical form: no plus sign, no leading zeros.
+/// A 64-bit decimal integer in canonical form: no plus sign, no leading zeros, no `-0`.
 fn integer(text: &str) -> Option<i64> {
     text.parse().ok().filter(|number: &i64| number.to_string() == text)
 }

@@ -1,7 +1,7 @@
-//! The HTTP edge of the five functions: what they share around their handlers, and `migrate` with them.
+//! The HTTP code that the five functions share, and the logging and panic handling that `migrate` shares with them.
 //!
-//! A request runs strictly downwards: event → `bin/<operation>.rs` → [`extract`], [`preconditions`], [`body`] →
-//! [`shared::users`] → [`response`]. [`runtime`] is around it all.
+//! A request flows strictly downwards: event → `bin/<operation>.rs` → [`extract`], [`preconditions`], [`body`] →
+//! [`shared::users`] → [`response`]. [`runtime`] wraps it all.
 
 pub mod body;
 pub mod error;

@@ -7,8 +7,8 @@ use crate::{
     error::{Place, Rejection, Violation},
 };
 
-/// What a client demands of a user. Tags that can't be a user's are left out, and weak ones where the comparison is
-/// strong: they match nothing.
+/// What a client requires of a user. Tags that can't be a user's are left out, and so are weak ones if the comparison
+/// is strong (`If-Match`): they match nothing.
 ///
 /// # Errors
 /// [`Rejection::Invalid`] if a header is malformed.
@@ -16,8 +16,8 @@ pub fn of(event: &Request) -> Result<Preconditions, Rejection> {
     Ok(Preconditions { if_match: tags(event, "If-Match")?, if_none_match: tags(event, "If-None-Match")? })
 }
 
-/// The same of the collection, which exists but has no entity tag: `*` matches it and nothing else does. `true` if
-/// `If-None-Match: *` says that the client has it already.
+/// The same for the collection, which exists but has no entity tag: only `*` matches it. Returns `true` if the request
+/// has `If-None-Match: *`, that is, if the client already has it.
 ///
 /// # Errors
 /// [`Rejection::Invalid`] if a header is malformed, [`Rejection::PreconditionFailed`] if `If-Match` does not match.
@@ -46,7 +46,7 @@ fn tags(event: &Request, header: &'static str) -> Result<Option<EntityTags>, Rej
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed {
     Any,
-    /// Whether a tag is weak, and what stands between its quotes.
+    /// For each tag, whether it is weak, and the text between its quotes.
     List(Vec<(bool, String)>),
 }
 

@@ -1,4 +1,4 @@
-//! From a result to a response: the only place that knows status codes.
+//! From a result to a response: the only module that chooses status codes.
 
 use std::iter;
 
@@ -23,17 +23,17 @@ pub fn user(user: &User) -> Response {
     answer(StatusCode::OK, JSON, [etag(user), caching()], user)
 }
 
-/// 304: the client has this user already.
+/// 304: the client already has this user.
 pub fn not_modified(user: &User) -> Response {
     respond(StatusCode::NOT_MODIFIED, [etag(user), caching()], Body::Empty)
 }
 
-/// 304: the client has the list already, as it says.
+/// 304: the client says that it already has the list.
 pub fn list_not_modified() -> Response {
     respond(StatusCode::NOT_MODIFIED, [caching()], Body::Empty)
 }
 
-/// 201 with a new user, and where it is. The reference is relative, so that it holds below a stage or a base path.
+/// 201 with a new user and its location, a relative reference, so that it also works behind a stage or a base path.
 pub fn created(user: &User) -> Response {
     let location = (LOCATION, format!("users/{}", user.id));
     answer(StatusCode::CREATED, JSON, [etag(user), location], user)
@@ -49,8 +49,8 @@ pub fn deleted(id: i64) -> Response {
     answer(StatusCode::OK, JSON, [], &json!({ "message": format!("User {id} deleted") }))
 }
 
-/// 200 with an array of users and, if there are more, a link to the next page (RFC 8288). Its parameters are sorted, since
-/// some clients sign only sorted ones rightly.
+/// 200 with an array of users and, if there are more, a link to the next page (RFC 8288). Its parameters are sorted,
+/// because some clients sign only sorted ones correctly.
 pub fn page(page: &Page<'_>, size: PageSize) -> Response {
     let limit = size.get();
     let next = page.next_after.map(|after| format!("<?after={after}&limit={limit}>; rel=\"next\""));
@@ -61,13 +61,13 @@ fn etag(user: &User) -> (HeaderName, String) {
     (ETAG, format!("\"{}\"", user.tag().as_str()))
 }
 
-/// A client may keep the answer for itself, and asks before it uses it again: the list, which has no entity tag, it asks
-/// for anew.
+/// Only the client itself may cache the response, and must revalidate it before reuse; the list has no entity tag, so
+/// it is fetched again.
 fn caching() -> (HeaderName, String) {
     (CACHE_CONTROL, "private, no-cache".to_owned())
 }
 
-/// A problem document (RFC 9457) with the guide's own member `error`.
+/// A problem document (RFC 9457) with the guide's `error` member.
 #[derive(Serialize)]
 struct Problem<'a> {
     r#type: &'static str,
@@ -80,7 +80,7 @@ struct Problem<'a> {
     request_id: Option<&'a str>,
 }
 
-/// The response to an error. Of a failure of ours, which is logged elsewhere, the client gets only the request's id.
+/// The response to an error. For a failure on our side, which is logged elsewhere, the client gets only the request id.
 pub fn problem(error: &Error, request_id: &str) -> Response {
     let unencodable =
         [Violation::new(Place::Pointer("#/name"), "can't be stored in the database's encoding")];
@@ -98,13 +98,13 @@ pub fn problem(error: &Error, request_id: &str) -> Response {
         errors: violations,
         request_id: status.is_server_error().then_some(request_id),
     };
-    // Only where trying again is safe: clients act on this header by themselves.
+    // Only if repeating the request is safe: clients act on this header automatically.
     let safe = matches!(error, Error::Operation(shared::Error::Unavailable(_)));
     let retry = safe.then(|| (RETRY_AFTER, "1".to_owned()));
     answer(status, "application/problem+json", retry, &document)
 }
 
-/// The status of the response to an error, and its text for people.
+/// The status code of the response to an error, and its text for humans.
 pub(crate) fn status_and_text(error: &Error) -> (StatusCode, &'static str) {
     use shared::Error as Operation;
 

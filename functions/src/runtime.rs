@@ -1,4 +1,4 @@
-//! The runtime's side: logging, and the loop that turns events into responses, whatever becomes of a handler.
+//! The runtime: logging, and the loop that turns every event into a response, even if a handler panics.
 
 use std::{
     cell::Cell,
@@ -29,13 +29,13 @@ use crate::{
     response::{self, Response},
 };
 
-/// Serves events with `handle` until Lambda ends the process: one at a time, or as many as the variable
-/// `AWS_LAMBDA_MAX_CONCURRENCY` says, as on Lambda Managed Instances. The database handle lives as long as the process and uses
-/// the init phase to connect. Every event gets an answer: errors and panics of the handler become responses, never errors
-/// of the function, and a failure of ours is logged, once.
+/// Serves events with `handle` until Lambda ends the process: one at a time, or up to `AWS_LAMBDA_MAX_CONCURRENCY`,
+/// which is set on Lambda Managed Instances. The database handle lives as long as the process and uses the init phase
+/// to connect. Every event gets a response: the handler's errors and panics become responses, never function errors,
+/// and a failure on our side is logged once.
 ///
-/// It does not fail because of the database: a process that exits in its init phase leaves callers waiting while Lambda
-/// starts it again and again.
+/// A database failure doesn't make it fail: a process that exits in its init phase keeps callers waiting while Lambda
+/// restarts it over and over.
 ///
 /// # Errors
 /// If Lambda's Runtime API can't be reached.
@@ -58,13 +58,13 @@ where
             })))
         }
     }));
-    // Not `lambda_runtime::run`, which prepares the context of a record for each request. A task of its own, since to
-    // wake the program's main future tokio asks the kernel for events once more, three times a request.
+    // Not `lambda_runtime::run`, which creates a tracing span for each request. In a spawned task, because to wake the
+    // program's main future, tokio polls the kernel for events one extra time, three times per request.
     let serving = tokio::spawn(Runtime::new(service.map_request(without_pitfalls)).run_concurrent());
     serving.await.map_err(|_| "the runtime has panicked")?
 }
 
-/// What a record of a failure says about its request.
+/// What the log record of a failure contains about its request.
 struct Invocation {
     context: Context,
     route: Option<String>,
@@ -81,7 +81,7 @@ impl Invocation {
         Self { context, route, start: Instant::now() }
     }
 
-    /// Logs a failure of ours; of what a client did wrong, the access log has enough.
+    /// Logs a failure on our side; for client errors the access log is enough.
     fn log(&self, error: &Error) {
         let (status, _) = response::status_and_text(error);
         let (reason, failure) = match error {
@@ -112,9 +112,9 @@ thread_local! {
     static PANICKED_AT: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// Sets up logging: a line of JSON for each record from Lambda's level on, and off the local machine nothing of a panic but
-/// its place.
-#[expect(clippy::disallowed_methods, reason = "how much is logged is set by Lambda, as for every function")]
+/// Sets up logging to stdout: one line of JSON per record, from the level in `AWS_LAMBDA_LOG_LEVEL` (default: INFO).
+/// For a panic, only its location is kept, for [`catch_panic`]; a debug build outside Lambda also prints its message.
+#[expect(clippy::disallowed_methods, reason = "Lambda sets the log level and format, as for every function")]
 pub fn start_logging() {
     let level = env::var("AWS_LAMBDA_LOG_LEVEL").ok().and_then(|level| level.parse().ok());
     tracing_subscriber::fmt()
@@ -123,8 +123,8 @@ pub fn start_logging() {
         .with_target(false)
         .without_time()
         .init();
-    // The message of a panic may hold a user's data; its place doesn't. A debug build that Lambda doesn't run is on the
-    // machine of somebody who looks for the mistake.
+    // A panic's message may contain user data; its location doesn't. A debug build outside Lambda runs on a developer's
+    // machine, where the message helps.
     let local = cfg!(debug_assertions) && env::var_os("AWS_LAMBDA_LOG_FORMAT").is_none_or(|it| it.is_empty());
     let tell = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -135,16 +135,16 @@ pub fn start_logging() {
     }));
 }
 
-/// What a future gives, or the place where it panicked.
+/// The output of a future, or the location where it panicked.
 ///
 /// # Errors
-/// The place, after [`start_logging`].
+/// The location as `file:line:column`, or an empty string without [`start_logging`].
 pub async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
     let caught = AssertUnwindSafe(future).catch_unwind().await;
     caught.map_err(|_| PANICKED_AT.take().unwrap_or_default())
 }
 
-/// A response that is taken as it is: `lambda_http` would copy its body, looking for other character sets than UTF-8.
+/// A response that is passed on as is: `lambda_http` would copy its body to convert other character sets to UTF-8.
 struct Answer(Response);
 
 impl IntoResponse for Answer {
@@ -167,9 +167,9 @@ const NOT_IN_A_QUERY: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// Before any handler runs, `lambda_http` decodes the body and makes a URI of host, path and query, and panics if it
-/// can't. Clients choose all four, so what it could stumble over is taken out of its way: handlers read path
-/// parameters and query parameters, never the URI.
+/// Before any handler runs, `lambda_http` decodes the body and builds a URI from host, path and query, and panics if it
+/// can't. Clients control all four, so whatever could make it panic is removed or escaped here; handlers read path and
+/// query parameters, never the URI.
 fn without_pitfalls(mut event: LambdaEvent<LambdaRequest>) -> LambdaEvent<LambdaRequest> {
     if let LambdaRequest::ApiGatewayV2(request) = &mut event.payload {
         request.headers.remove(HOST);

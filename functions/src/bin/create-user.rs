@@ -1,4 +1,4 @@
-//! `POST /api/users`: a new user.
+//! `POST /api/users`: creates a user.
 
 use functions::{
     Database, Error, Request, Response, StartError, body, error::Rejection, extract, preconditions, response,

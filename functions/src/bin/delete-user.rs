@@ -1,4 +1,4 @@
-//! `DELETE /api/users/{id}`: removes a user.
+//! `DELETE /api/users/{id}`: deletes a user.
 
 use functions::{Database, Error, Request, Response, StartError, extract, preconditions, response, run};
 use shared::users;

@@ -1,4 +1,4 @@
-//! `PUT /api/users/{id}`: replaces name and age of a user.
+//! `PUT /api/users/{id}`: replaces the name and age of a user.
 
 use functions::{
     Database, Error, Request, Response, StartError, body, extract, preconditions, response, run,

@@ -12,13 +12,13 @@ use ureq::{
     tls::{RootCerts, TlsConfig, TlsProvider},
 };
 
-/// For each attempt to answer.
+/// Time limit of each attempt to send the response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often the answer is tried: without it, the stack waits until its `ServiceTimeout`.
+/// How many attempts there are: without the response, the stack waits until its `ServiceTimeout`.
 const ATTEMPTS: usize = 3;
 
-/// What CloudFormation wants.
+/// A request from CloudFormation.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Request {
@@ -38,10 +38,10 @@ impl Request {
     }
 }
 
-/// Tells CloudFormation how it went.
+/// Reports the outcome to CloudFormation.
 ///
 /// # Errors
-/// If no attempt to send the answer succeeded.
+/// If no attempt to send the response succeeded.
 pub(crate) async fn answer(request: &Request, outcome: Result<Value, Error>) -> Result<(), Error> {
     let (status, reason) = match outcome {
         Ok(result) => ("SUCCESS", result.to_string()),
@@ -50,7 +50,7 @@ pub(crate) async fn answer(request: &Request, outcome: Result<Value, Error>) -> 
     let body = json!({
         "Status": status,
         "Reason": reason,
-        // Another id would make CloudFormation replace the resource.
+        // A different id would make CloudFormation replace the resource.
         "PhysicalResourceId": request.physical_resource_id.as_deref().unwrap_or("users"),
         "StackId": request.stack_id,
         "RequestId": request.request_id,
@@ -67,7 +67,7 @@ fn put(url: &str, body: &str) -> Result<(), ureq::Error> {
         Agent::config_builder().tls_config(tls).timeout_global(Some(ANSWER_TIMEOUT)).build().into();
     let mut attempts = 1;
     loop {
-        // The URL is signed for a request without a content type.
+        // The URL's signature is for a request without a content type.
         match agent.put(url).content_type("").send(body) {
             Err(_) if attempts < ATTEMPTS => attempts += 1,
             result => return result.map(|_| ()),

@@ -1,11 +1,12 @@
-//! No endpoint: prepares and tends the database when CloudFormation, the hourly schedule or a person asks for it.
+//! Not an endpoint: prepares and maintains the database when invoked by CloudFormation, the hourly schedule or a
+//! person.
 //!
-//! | event | what happens | answer |
+//! | event | what happens | response |
 //! |---|---|---|
-//! | a request of a [custom resource](cloudformation) | Create and Update: migrations, then `Roles`; Delete: nothing | to the `ResponseURL` |
-//! | `{"task": "migrate"}`, perhaps with `Roles` | migrations, then `Roles` | `{"applied": ["0001_create_users"]}` |
-//! | `{"task": "delete-old-keys"}`, perhaps with a `slice` from 0 to 23 | [old idempotency keys](delete_old_keys) are deleted, clients' only in this slice | `{"deleted": 12}` |
-//! | a [scheduled event](https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-run-lambda-schedule.html) of EventBridge | the same; the slice is the hour of its time | `{"deleted": 12}` |
+//! | a [custom resource](cloudformation) request | Create and Update: migrations, then `Roles`; Delete: nothing | to the `ResponseURL` |
+//! | `{"task": "migrate"}`, optionally with `Roles` | migrations, then `Roles` | `{"applied": ["0001_create_users"]}` |
+//! | `{"task": "delete-old-keys"}`, optionally with a `slice` from 0 to 23 | deletes [old idempotency keys](delete_old_keys), clients' keys only in this slice | `{"deleted": 12}` |
+//! | a [scheduled event](https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-run-lambda-schedule.html) of EventBridge | the same; the slice is the hour of the event's time | `{"deleted": 12}` |
 //!
 //! `Roles` is a list of [`Role`]s: `{"Name": "users_reader", "Access": "read", "IamRoles": ["arn:…"]}`.
 
@@ -28,12 +29,12 @@ use shared::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-/// In a stack that was just made, the database's name and the permission to connect take a moment to be known
-/// everywhere. Until this has passed, a database that can't be reached is tried again.
+/// How long an unreachable database is retried: in a new stack, its DNS name and the permission to connect take a
+/// moment to propagate.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// For all of an event's work. Below the function's timeout of 120 seconds, which leaves time to answer, and that below
-/// the custom resource's `ServiceTimeout`.
+/// How long a custom resource request or the deletion of old keys may take. It is below the function's timeout of 120
+/// seconds, which leaves time to respond; that in turn is below the custom resource's `ServiceTimeout`.
 const WORK: Duration = Duration::from_secs(100);
 
 #[tokio::main(flavor = "current_thread")]
@@ -42,7 +43,7 @@ async fn main() -> Result<(), Error> {
     run(service_fn(handle)).await
 }
 
-/// What is to be done with the database.
+/// What to do with the database.
 #[derive(Deserialize)]
 #[serde(tag = "task", rename_all = "kebab-case")]
 enum Task {
@@ -50,7 +51,7 @@ enum Task {
     DeleteOldKeys { slice: Option<u8> },
 }
 
-/// The properties of the custom resource, as far as they say what is to be done.
+/// The properties of the custom resource that matter here.
 #[derive(Deserialize)]
 struct Properties {
     #[serde(rename = "Roles", default)]
@@ -91,8 +92,8 @@ async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
     Ok(Value::Null)
 }
 
-/// Does what CloudFormation asks for. To delete the resource nothing is needed: whether the data go is decided for the
-/// database.
+/// Carries out a request of CloudFormation. Deleting the resource requires nothing: whether the data is deleted is
+/// decided by the cluster's `DeletionPolicy`.
 async fn prepare(request: &cloudformation::Request) -> Result<Value, Error> {
     if request.is_delete() {
         return Ok(json!({}));
@@ -123,7 +124,7 @@ async fn migrate(properties: &Properties) -> Result<Value, Error> {
     Ok(json!({ "applied": applied }))
 }
 
-/// Repeats what fails because the database can't be reached.
+/// Retries `attempt` for [`PATIENCE`] while the database can't be reached.
 async fn reached<T, F>(attempt: impl Fn() -> F) -> Result<T, shared::Error>
 where
     F: Future<Output = Result<T, shared::Error>>,
