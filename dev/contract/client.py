@@ -1,4 +1,4 @@
-"""A round of create, read, update and delete by a client that was generated from openapi.yaml."""
+"""Creates, reads, updates and deletes a user with a client generated from openapi.yaml."""
 
 import sys
 import uuid
@@ -46,7 +46,7 @@ def main(url: str) -> None:
     assert (deleted.status_code, deleted.parsed) == (200, Message(f"User {user.id} deleted"))
     gone = get_user.sync_detailed(user.id, client=client)
     assert gone.status_code == 404 and isinstance(gone.parsed, Problem)
-    print("the generated client made its round")
+    print("the generated client created, read, updated and deleted a user")
 
 
 main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What Schemathesis does not send, or not so."""
+"""What Schemathesis must not send, or must send differently."""
 
 import re
 import unicodedata
@@ -15,8 +15,8 @@ def filter_case(context, case) -> bool:
 
 @schemathesis.hook
 def map_case(context, case):
-    """The coverage phase knows only headers of letters and digits: where none is valid, it takes an invalid one along
-    in cases that it expects to succeed. They do without."""
+    """The coverage phase generates only headers of letters and digits: if none of these is valid, it adds an invalid
+    one to cases that it expects to succeed. This removes it from them."""
     if case.meta.generation.mode == GenerationMode.POSITIVE:
         header = case.meta.components.get(ParameterLocation.HEADER)
         tags = [case.headers.get(name, "*") for name in ("If-Match", "If-None-Match")]
@@ -26,7 +26,7 @@ def map_case(context, case):
 
 
 def refused_by_watch(case) -> bool:
-    """`cargo lambda watch` itself answers 500 to what is not UTF-8, before any function sees it."""
+    """`cargo lambda watch` itself returns 500 for anything that is not UTF-8, before a function sees it."""
     sent = [value.encode("latin-1") for value in case.headers.values()]
     if isinstance(case.body, bytes):
         sent.append(case.body)
@@ -38,7 +38,7 @@ def refused_by_watch(case) -> bool:
 
 
 def beyond_patterns(case) -> bool:
-    """A pattern that means the same in every language is weaker than the rule that it stands for."""
+    """Patterns that mean the same in every language are weaker than the rules that they represent."""
     name = case.body.get("name") if isinstance(case.body, dict) else None
     if isinstance(name, str) and name:
         control = any(unicodedata.category(character) == "Cc" for character in name)
@@ -51,6 +51,6 @@ def beyond_patterns(case) -> bool:
 
 
 def whole_float(body) -> bool:
-    """JSON Schema takes 30.0 for an integer; this API, on purpose, doesn't."""
+    """JSON Schema considers 30.0 an integer; this API deliberately doesn't."""
     age = body.get("age") if isinstance(body, dict) else None
     return isinstance(age, float) and age.is_integer()

@@ -1,15 +1,15 @@
-// The documentation page in a headless Chromium, which asks nobody but the page's own server.
+// The documentation page in a headless Chromium, which sends requests only to the page's own server.
 //
-//   node page.js check URL API FOLDER     uses the page at URL, whose API is at the URL API, and the one in FOLDER as a
-//                                         file
-//   node page.js screenshot URL FILE      takes a picture of it
+//   node page.js check URL API FOLDER     tests the page at URL, whose API is at the URL API, and the one in FOLDER,
+//                                         opened as a file
+//   node page.js screenshot URL FILE      takes a screenshot of it
 
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
 const { pathToFileURL } = require("node:url");
 const { chromium } = require(process.env.PLAYWRIGHT);
 
-// In an order in which each works with what the page fills in by itself, on an empty database.
+// In an order in which each works on an empty database with the values that the page fills in.
 const OPERATIONS = [
   { method: "POST", path: "/api/users", status: "201 Created", header: "location" },
   { method: "GET", path: "/api/users", status: "200 OK", header: "cache-control" },
@@ -20,10 +20,10 @@ const OPERATIONS = [
 
 const CLIENTS = ["Fetch", "Requests", "reqwest", "Curl"];
 
-// A picture in README is loaded with it.
+// In bytes: README displays the picture, so it must stay small.
 const LARGEST_PICTURE = 150 * 1024;
 
-// Opens the page; everything that it asks for elsewhere, and every error, is a fault.
+// Opens the page; every request to another server and every error counts as a fault.
 async function open(browser, url, options = {}) {
   const context = await browser.newContext(options);
   const faults = [];
@@ -48,7 +48,7 @@ const link = (page, { method, path }) => page.locator(`a[href$="#tag/users/${met
 
 const shown = (page) => page.getByRole("main", { name: "API documentation" }).innerText();
 
-// Goes to an operation, and returns the button that opens its form.
+// Navigates to an operation and returns the button that opens its form.
 async function visit(page, operation) {
   await link(page, operation).click();
   const button = page.getByRole("button", {
@@ -58,7 +58,7 @@ async function visit(page, operation) {
   return button;
 }
 
-// Sends what the form holds when it opens, and returns what it shows of the answer.
+// Sends what the form contains when it opens, and returns what it shows of the response.
 async function tryOut(page, operation) {
   await (await visit(page, operation)).click();
   const dialog = page.getByRole("dialog").filter({ hasText: "Response" });
@@ -91,7 +91,7 @@ async function check(browser, url, api, folder) {
     assert.match(answer.toLowerCase(), new RegExp(`\n${operation.header}\n`), `${name}: ${answer}`);
     const text = await shown(page);
     assert.ok(text.includes(`${api}${operation.path}`.replace("{id}", "1")), `${name}: no curl line: ${text}`);
-    // Where nothing is locked there is no lock, and a regular expression is for machines.
+    // Nothing requires authentication, so no lock is shown; and regular expressions are for machines.
     assert.doesNotMatch(text, /Auth|\{origin\}/, name);
     assert.deepEqual(patterns.filter((pattern) => text.includes(pattern)), [], name);
   }
@@ -106,14 +106,14 @@ async function check(browser, url, api, folder) {
   assert.ok(width <= 390, `a narrow page is ${width} wide`);
   assert.deepEqual(dark.faults, []);
 
-  // Read as a file, it can be copied from, and says what sending needs.
+  // Opened as a file, it still shows commands to copy, and says what sending requires.
   const file = await open(browser, `${pathToFileURL(folder).href}/index.html`);
   await visit(file.page, OPERATIONS[0]);
   const text = await shown(file.page);
   assert.match(text, /curl http:\/\/localhost:5000\/api\/users/);
   assert.match(text, /must allow the origin null by CORS/);
   assert.deepEqual(file.faults, []);
-  console.log("the page has shown and sent everything, and asked nobody else");
+  console.log("the page showed and sent everything, and contacted no other server");
 }
 
 async function screenshot(browser, url, file) {

@@ -1,4 +1,5 @@
-// Every `pattern` of openapi.yaml compiles in JavaScript, as generated clients write it, and in PCRE2, as PHP has it.
+// Checks that every `pattern` in openapi.yaml compiles in JavaScript, as generated clients write it, and in PCRE2, as
+// PHP uses it.
 
 const assert = require("node:assert/strict");
 const { spawnSync } = require("node:child_process");
@@ -11,16 +12,16 @@ const patterns = lines.map((line) => {
 });
 assert.ok(patterns.length > 0, "openapi.yaml has no pattern");
 
-// GNU grep has them; without, nothing is known.
+// GNU grep supports PCRE2; without it, nothing can be checked.
 const grep = (pattern, locale) =>
   spawnSync("grep", ["-P", "-e", pattern], { input: "", encoding: "utf8", env: { ...process.env, LC_ALL: locale } });
-assert.equal(grep("^a\\x00$", "C").status, 1, "this check needs a grep that knows -P");
+assert.equal(grep("^a\\x00$", "C").status, 1, "this check needs a grep that supports -P");
 
 for (const pattern of patterns) {
   for (const flags of ["", "u", "v"]) {
     new RegExp(pattern, flags);
   }
-  // As a literal of source code: as it stands, and with escapes replaced by what they mean, as some generators do.
+  // As a literal in source code: as is, and with escapes replaced by their characters, as some generators do.
   const character = (_, u, x) => String.fromCharCode(parseInt(u ?? x, 16));
   const decoded = pattern.replace(/\\(?:u([\da-f]{4})|x([\da-f]{2}))/gi, character);
   new Function(`return /${pattern}/u;`)();

@@ -1,8 +1,8 @@
-"""Runs MiniStack, a local AWS, with what it lacks for template.yaml.
+"""Runs MiniStack, a local AWS, with bridges for what template.yaml needs and MiniStack lacks.
 
-Each bridge says why it is there. MiniStack doesn't start with a bridge that it no longer needs: then remove the bridge.
-The environment is MiniStack's own, and GATE (the port where tokens are checked), AUTHORITY (the certificate of that
-port), DOOR and PGPROXY (the ports behind and of MiniStack's DSQL) and SESSIONS (a file for the gate).
+Each bridge says why it is there. If MiniStack no longer needs one, it doesn't start: remove that bridge.
+The environment is MiniStack's own plus GATE (the port where tokens are checked), AUTHORITY (the certificate of that
+port), PGPROXY and DOOR (the port of MiniStack's DSQL and the port behind it) and SESSIONS (a file for the gate).
 """
 
 import asyncio
@@ -23,7 +23,7 @@ HANDLERS = provisioners._RESOURCE_HANDLERS
 
 
 def bridge_body() -> bool:
-    """`Body` of an HTTP API: API Gateway imports OpenAPI, MiniStack leaves it aside and makes an API without routes."""
+    """`Body` of an HTTP API: API Gateway imports OpenAPI; MiniStack ignores it and creates an API without routes."""
     api = HANDLERS["AWS::ApiGatewayV2::Api"]
     create, update = api["create"], api["update"]
 
@@ -79,7 +79,7 @@ def import_body(api_id: str, body: dict) -> None:
 
 
 def bridge_metrics() -> bool:
-    """`Metrics` of an alarm: MiniStack refuses metric math. What it stores here is the first metric that is watched."""
+    """`Metrics` of an alarm: MiniStack rejects metric math. With this, it stores the first metric that is watched."""
     record = provisioners._cw_metric_alarm_record
 
     def recorded(name, props):
@@ -100,7 +100,7 @@ def bridge_metrics() -> bool:
 
 
 def bridge_cluster() -> bool:
-    """`AWS::DSQL::Cluster`: MiniStack has clusters, but not as a resource of a stack; their endpoint has AWS's form."""
+    """`AWS::DSQL::Cluster`: MiniStack has clusters, but not as stack resources; their endpoints look like AWS's."""
     kind = "AWS::DSQL::Cluster"
     needed = kind not in HANDLERS
 
@@ -132,7 +132,7 @@ def bridge_cluster() -> bool:
 
 
 def bridge_split() -> bool:
-    """`Fn::Split` in a condition: MiniStack leaves it as it stands, and `Fn::Select` finds nothing in it."""
+    """`Fn::Split` in a condition: MiniStack doesn't evaluate it, so `Fn::Select` finds nothing in it."""
     evaluate = engine._evaluate_conditions
 
     def split(expression, params):
@@ -161,9 +161,9 @@ def bridge_split() -> bool:
 
 
 def bridge_proxy() -> bool:
-    """MiniStack's stand-in for Aurora DSQL: by itself it wants Docker, and listens to the whole network.
+    """MiniStack's stand-in for Aurora DSQL: on its own it requires Docker, and listens on all network interfaces.
 
-    It knows no users and no tokens. So it stands between the gate and the gate's second door, which logs in.
+    It supports neither users nor tokens. So it sits between the gate and the gate's second port, which logs in.
     """
     _, _, body = dsql._create_cluster({"deletionProtectionEnabled": False})
     identifier = json.loads(body)["identifier"]
@@ -182,9 +182,9 @@ def bridge_proxy() -> bool:
 
 
 def bridge_layers() -> None:
-    """Layers of `provided.*`: MiniStack doesn't unpack them, and below /opt only root could. So /opt is another folder.
+    """Layers of `provided.*`: MiniStack doesn't unpack them, and only root could write to /opt: another folder is used.
 
-    scenario.py asks whether that is still so: here no function can run yet.
+    scenario.py checks whether that is still so: no function can run here yet.
     """
     environment = lambda_svc._provided_worker_env
     lock = threading.Lock()
@@ -196,7 +196,7 @@ def bridge_layers() -> None:
             if not folder.exists():
                 for arn in layers:
                     zipfile.ZipFile(io.BytesIO(lambda_svc._resolve_layer_zip(arn))).extractall(folder)
-                # Nobody but Amazon signs for Aurora DSQL.
+                # Only Amazon can sign a certificate for Aurora DSQL, so the gate's authority is added.
                 for roots in folder.glob("amazon-roots.pem"):
                     roots.write_text(roots.read_text() + Path(os.environ["AUTHORITY"]).read_text())
         return folder
@@ -210,9 +210,9 @@ def bridge_layers() -> None:
 
 
 def lead_to_the_gate() -> None:
-    """No bridge: the name of a cluster is known to Amazon's servers alone, and its port, 5432, may be in use here.
+    """Not a bridge: only Amazon's servers resolve the name of a cluster, and its port, 5432, may be in use here.
 
-    The gate learns which role has got which keys.
+    It also tells the gate which role was given which keys.
     """
     environment = lambda_svc._provided_worker_env
     lock = threading.Lock()

@@ -1,7 +1,7 @@
-"""Deploys template.yaml and what `sam build` made to MiniStack, and uses it as README tells, step by step.
+"""Deploys template.yaml and the output of `sam build` to MiniStack, and uses it as docs/deploy.md says, step by step.
 
-`cargo xtask check deployment` starts MiniStack with its bridges, PostgreSQL and the token gate before. What a user does
-goes through the real SAM CLI, AWS CLI and curl; what a step prepares or looks up, through boto3, which starts faster.
+`cargo xtask check deployment` first starts MiniStack with its bridges, PostgreSQL and the token gate. What a user would
+do goes through the real SAM CLI, AWS CLI and curl; what a step sets up or looks up goes through boto3, which is faster.
 """
 
 import contextlib
@@ -29,24 +29,24 @@ WORK = Path(os.environ["WORK"])
 TEMPLATE = Path(os.environ["TEMPLATE"])
 ENDPOINT = f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"
 REGION = "eu-central-1"
-# What this machine can build, and run.
+# What this machine can build and run.
 ARCHITECTURE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
 STACK = "users-api"
-DISPOSABLE = "users-disposable"  # a stack whose data go with it
-OWN = "users-own"  # a stack with a PostgreSQL of one's own
+DISPOSABLE = "users-disposable"  # a stack that is deleted with its data
+OWN = "users-own"  # a stack with the user's own PostgreSQL
 RDS = f"postgres://db.abcdefghijkl.{REGION}.rds.amazonaws.com:{os.environ['RDS_GATE']}/mydb?hostaddr=127.0.0.1"
 SERVER = urllib.parse.urlsplit(os.environ["TEST_DATABASE_URL"])
-# What the clients see: `xtask` passes nothing of the caller's own settings.
+# The environment of the clients: `xtask` passes on none of the caller's own settings.
 ENVIRONMENT = {name: it for name, it in os.environ.items() if name != "PYTHONPATH"} | {
     "AWS_DEFAULT_REGION": REGION,
     "SAM_CLI_TELEMETRY": "0",
     "NO_COLOR": "1",
 }
-# The root of MiniStack's account, whose keys it doesn't check.
+# The root user of MiniStack's account, whose keys are not checked.
 ROOT_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-# `sam delete` looks for the end of a deletion every 30 seconds.
+# `sam delete` polls only every 30 seconds, so it runs in the background.
 MEANWHILE = ThreadPoolExecutor()
-# Which database user a function is.
+# The database user of each function.
 USERS = {
     "ListUsers": "users_reader",
     "CreateUser": "users_creator",
@@ -130,7 +130,7 @@ def clusters():
 
 
 def invoke(function, event):
-    """The answer of a function, and whether it failed."""
+    """The response of a function, and whether it failed."""
     answer = aws("lambda").invoke(FunctionName=function, Payload=json.dumps(event))
     return json.loads(answer["Payload"].read() or "null"), "FunctionError" in answer
 
@@ -141,7 +141,7 @@ def curl(*arguments):
 
 
 def pasted(line, env=None):
-    """A line of the outputs, as a shell runs it."""
+    """Runs a command from the stack's outputs in a shell."""
     expect_in("a line of the outputs", "curl ", line)
     return parsed(run(["sh", "-c", line.replace("curl ", "curl -sS -i ", 1)], env or {}).stdout)
 
@@ -174,7 +174,7 @@ def sql(statement, database="postgres"):
         return connection.run(statement)
 
 
-# What several steps need.
+# Shared by several steps.
 
 ALICE = {"name": "Alice", "age": 30}
 JSON = ["-H", "Content-Type: application/json"]
@@ -205,7 +205,7 @@ def guide(url, options):
 
 
 def refused(url, options, expected, requests=("GET", "POST", "GET /1", "PUT /1", "DELETE /1")):
-    """These requests don't get in."""
+    """Expects these requests to be rejected with this status."""
     for request in requests:
         method, _, path = request.partition(" ")
         came, _, _ = curl(*options, "-X", method, *JSON, "-d", json.dumps(ALICE), url + path)
@@ -222,7 +222,7 @@ def policy(statement):
 
 
 def preflight(url, origin):
-    """What the API lets pages of an origin do."""
+    """What the API allows pages of an origin to do."""
     asked = [f"Origin: {origin}", "Access-Control-Request-Method: PUT", "Access-Control-Request-Headers: if-match"]
     _, headers, _ = curl("-X", "OPTIONS", *(it for header in asked for it in ("-H", header)), url)
     prefix = "access-control-allow-"
@@ -230,7 +230,7 @@ def preflight(url, origin):
 
 
 def layer(name, certificates):
-    """A layer as README makes it."""
+    """A layer, created as in docs/deploy.md."""
     with zipfile.ZipFile(WORK / f"{name}.zip", "w") as archive:
         archive.write(certificates, "ca.pem")
     made = tool(
@@ -241,7 +241,7 @@ def layer(name, certificates):
 
 
 def is_refused_as(function, user, stack):
-    """Whether a function that tries to be another database user is turned away by the gate, for that reason."""
+    """Expects the gate to reject a function that connects as another database user, for that reason."""
     name, log = resource(function, stack), WORK / "gate.log"
     variables = aws("lambda").get_function_configuration(FunctionName=name)["Environment"]["Variables"]
     update, said = aws("lambda").update_function_configuration, len(log.read_text())
@@ -253,7 +253,7 @@ def is_refused_as(function, user, stack):
     expect_in(f"the gate, of {function} as {user}", f"{user} is refused", log.read_text()[said:])
 
 
-# A function that tells whether it sees its layer.
+# A function that reports whether it sees its layer.
 PROBE = """#!/bin/sh
 api=http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation
 id=$(curl -s -o /dev/null -D - $api/next | tr -d '\\r' | awk 'tolower($1) ~ /request-id:$/ {print $2}')
@@ -390,7 +390,7 @@ class Scenario:
 
     def an_update_that_fails_is_rolled_back(self):
         text, broken = TEMPLATE.read_text(), WORK / "broken.yaml"
-        # Paths in the built template are relative to it.
+        # Paths in the built template are relative to the template.
         text = re.sub(r"(CodeUri|ContentUri): (.*)", lambda it: f"{it[1]}: {TEMPLATE.parent / it[2]}", text)
         broken.write_text(text.replace("Access: delete", "Access: destroy"))
         began = time.monotonic()
@@ -398,7 +398,7 @@ class Scenario:
         expect(f"the stack: {told}", status(STACK), "UPDATE_ROLLBACK_COMPLETE")
         expect_in("the reason that Migrate gives", "destroy", told)
         if time.monotonic() - began > 60:
-            raise Unexpected("Migrate is patient with what can't get better")
+            raise Unexpected("Migrate retried an error that can't go away")
         memory = aws("lambda").get_function_configuration(FunctionName=resource("ListUsers"))["MemorySize"]
         expect("the old functions", memory, 256)
         guide(self.url, signed(self.caller))
@@ -502,7 +502,7 @@ class Scenario:
             "CREATE ROLE boss LOGIN CREATEROLE PASSWORD 'password'",
             "GRANT mydb_rds_iam TO boss WITH ADMIN OPTION",
             "CREATE DATABASE mydb OWNER boss",
-            # What the clusters' roles are called is taken: all databases here are of one server.
+            # Roles with these names exist already, for the clusters: all databases here are on one server.
             *(f"GRANT {user} TO boss WITH ADMIN OPTION" for user in sorted(set(USERS.values()))),
         ):
             sql(statement)

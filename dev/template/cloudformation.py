@@ -1,4 +1,4 @@
-"""What CloudFormation makes of template.yaml for each choice of parameters, found out without AWS."""
+"""What CloudFormation makes of template.yaml for each choice of parameters, computed without AWS."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ SECRET = {"DatabaseSecret": "arn:aws:secretsmanager:eu-central-1:123456789012:se
 JWT = {"Authorization": "JWT", "JwtIssuer": "https://issuer.example.com", "JwtAudience": "users,admin"}
 READ, WRITE = {"JwtReadScopes": "users/read,users/all"}, {"JwtWriteScopes": "users/write"}
 
-# What there is to decide, and the parameters that each decision sets. No other parameter is in a condition.
+# The decisions, their options and the parameters that each option sets. No other parameter occurs in a condition.
 DECISIONS: dict[str, dict[str, dict[str, Any]]] = {
     "database": {
         "kept": {},
@@ -56,7 +56,7 @@ LAYER = ROOT / yaml_parse((ROOT / "template.yaml").read_text())["Resources"]["Tl
 
 
 def read() -> dict[str, Any]:
-    """template.yaml as SAM reads it, its code already uploaded."""
+    """template.yaml as SAM reads it, with its code already uploaded."""
     template = yaml_parse((ROOT / "template.yaml").read_text())
     template["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"
     template["Resources"]["Tls"]["Properties"]["ContentUri"] = "s3://bucket/layer"
@@ -64,13 +64,13 @@ def read() -> dict[str, Any]:
 
 
 SOURCE = read()
-# SAM leaves the conditions to CloudFormation, so one translation is that of every choice.
+# SAM leaves the conditions to CloudFormation, so one translation covers every choice.
 TRANSLATED = json.loads(json.dumps(Translator({}, Parser()).translate(read(), parameter_values={})))
 
 
 @dataclass
 class Stack:
-    """What CloudFormation carries out for some decisions: no parameters, no conditions."""
+    """What CloudFormation executes for some decisions: without parameters and conditions."""
 
     decided: dict[str, str]
     conditions: dict[str, bool]
@@ -91,7 +91,7 @@ def parameters(chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def invalid(values: dict[str, Any]) -> list[str]:
-    """The parameters whose value CloudFormation refuses, and what the rules have against their combination."""
+    """The parameters whose values CloudFormation rejects, and the descriptions of the rules that they violate."""
     found = []
     for name, it in SOURCE["Parameters"].items():
         allowed = [str(value) for value in it.get("AllowedValues", [values[name]])]
@@ -127,7 +127,7 @@ NOTHING = object()
 
 
 def resolve(node: Any, values: dict[str, Any], conditions: dict[str, bool]) -> Any:
-    """A part of a template as it is for these values; what depends on a resource stays as it is."""
+    """A part of a template resolved for these values; whatever depends on a resource stays as is."""
     if isinstance(node, list):
         resolved = [resolve(it, values, conditions) for it in node]
         return [it for it in resolved if it is not NOTHING]
@@ -154,7 +154,7 @@ def resolve(node: Any, values: dict[str, Any], conditions: dict[str, bool]) -> A
 
 
 def plain(node: Any) -> Any:
-    """A resolved part of a template with every reference written as in Fn::Sub."""
+    """A resolved part of a template, with every reference written as in Fn::Sub."""
     if isinstance(node, list):
         return [plain(it) for it in node]
     if not isinstance(node, dict):
@@ -167,7 +167,7 @@ def plain(node: Any) -> Any:
 
 
 def stack(decided: dict[str, str]) -> Stack | None:
-    """The stack of these decisions, or None where the rules refuse them."""
+    """The stack for these decisions, or None if the rules reject them."""
     chosen = [DECISIONS[question][decision] for question, decision in decided.items()]
     values = parameters({name: value for it in chosen for name, value in it.items()})
     if invalid(values):
@@ -185,7 +185,7 @@ def stack(decided: dict[str, str]) -> Stack | None:
 
 
 def covering(stacks: list[Stack]) -> list[Stack]:
-    """Some of the stacks that have every resource and output of all of them, in every form it takes."""
+    """A few of the stacks that together contain every resource and output in every form that it takes in any stack."""
     forms = [
         {(name, json.dumps(it)) for section in stack.template.values() for name, it in section.items()}
         for stack in stacks
@@ -215,7 +215,7 @@ def references(node: Any) -> set[str]:
 
 
 def expanded(chosen: dict[str, Any]) -> dict[str, Any]:
-    """What the transform AWS::LanguageExtensions makes of template.yaml, as far as SAM knows it."""
+    """What SAM's implementation of the transform AWS::LanguageExtensions makes of template.yaml."""
     return expand_language_extensions(read(), parameters(chosen), enabled=True).expanded_template
 
 

@@ -1,7 +1,7 @@
-"""cfn-lint and checkov find nothing in any stack that can be had of template.yaml.
+"""cfn-lint and checkov find nothing in the stacks that template.yaml can produce.
 
-`cargo xtask check` runs the tests of this folder, with the libraries of SAM's CLI, cfn-lint among them, and with
-CHECKOV naming the folder of checkov and its own libraries.
+`cargo xtask check` runs the tests in this folder, with the libraries of the SAM CLI, including cfn-lint, and with
+CHECKOV set to the folder that contains checkov and its libraries.
 """
 
 import graphlib
@@ -18,26 +18,26 @@ from cfnlint.api import lint
 from cfnlint.config import ManualArgs
 from cloudformation import STACKS, TRANSLATED, covering, references
 
-# What checkov asks for and this project does not do, and why.
+# What checkov asks for and this project doesn't do, with reasons.
 SUPPRESSED = {
     # Reserved concurrency
-    "CKV_AWS_115": "It is taken from the account's other functions, and a new account has none to give: "
-    "ReservedConcurrency is for the user to decide.",
+    "CKV_AWS_115": "It reduces what is left for the account's other functions, and a new account has none to spare: "
+    "ReservedConcurrency leaves the decision to the user.",
     # Dead letter queue
-    "CKV_AWS_116": "Endpoints are invoked synchronously: their callers know. A failed run of Migrate raises an alarm "
-    "and is repeated the next day.",
+    "CKV_AWS_116": "Endpoints are invoked synchronously: their callers see failures. A failed run of Migrate raises an "
+    "alarm, and later hourly runs delete what it left.",
     # VPC
-    "CKV_AWS_117": "Aurora DSQL is reached from anywhere, with TLS and IAM, and a VPC would add the price of a NAT "
+    "CKV_AWS_117": "Aurora DSQL can be reached from anywhere, with TLS and IAM, and a VPC would add the cost of a NAT "
     "gateway: SubnetIds is for a database that needs one.",
     # KMS key of a log group
-    "CKV_AWS_158": "CloudWatch encrypts logs with a key of its own, and no record holds what users have stored: a key "
-    "of the customer's would only add its price.",
+    "CKV_AWS_158": "CloudWatch encrypts logs with its own key, and no record contains stored user data: a customer "
+    "managed key would only add cost.",
     # KMS key of the environment
-    "CKV_AWS_173": "Lambda encrypts the environment with a key of its own, and it holds no secret but the password of "
-    "a database without IAM authentication.",
+    "CKV_AWS_173": "Lambda encrypts the environment with its own key, and the only secret in it is the password of a "
+    "database without IAM authentication.",
     # KMS key of a topic
-    "CKV_AWS_26": "CloudWatch can't publish to a topic under SNS's own key, and a message holds nothing but the state "
-    "of an alarm.",
+    "CKV_AWS_26": "CloudWatch can't publish to a topic encrypted with SNS's default key, and a message contains only "
+    "the state of an alarm.",
 }
 
 
@@ -50,8 +50,9 @@ class Lint(unittest.TestCase):
         self.assertEqual(findings(json.dumps(TRANSLATED)), [])
 
     def test_cfn_lint_accepts_every_stack(self):
-        # All would take a quarter of an hour. But cfn-lint judges a resource by its content and by what it refers to:
-        # here each resource is linted in every form that it takes in any stack, and below every reference is followed.
+        # All stacks would take a quarter of an hour. But cfn-lint judges a resource by its content and by what it
+        # refers to: here each resource is linted in every form that it takes in any stack, and the next test follows
+        # every reference.
         templates = [json.dumps(it.template) for it in covering(STACKS)]
         with ProcessPoolExecutor() as pool:
             for found in pool.map(findings, templates):
@@ -75,7 +76,7 @@ class Lint(unittest.TestCase):
             run = subprocess.run(
                 [sys.executable, folder / "bin/checkov", "--directory", templates, "--framework", "cloudformation"]
                 + ["--output", "json", "--quiet", "--compact", "--skip-download"],
-                # Its libraries are of other versions than those of this program.
+                # It needs other versions of libraries than this program.
                 env=os.environ | {"PYTHONPATH": str(folder)},
                 stdout=subprocess.PIPE,
                 check=False,

@@ -1,4 +1,4 @@
-"""What template.yaml promises, tested on every stack that can be had of it."""
+"""What template.yaml promises, tested on every stack that it can produce."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cloudformation import LAYER, ROOT, SOURCE, STACKS, Stack, expanded, invalid, parameters, plain
 
-# The guide's routes, and the database user of each.
+# The guide's routes and the database user of each.
 ENDPOINTS = {
     "ListUsers": ("GET", "/api/users", "users_reader"),
     "CreateUser": ("POST", "/api/users", "users_creator"),
@@ -23,7 +23,7 @@ ACCESS = {"users_reader": "read", "users_creator": "create", "users_updater": "u
 FUNCTIONS = [*ENDPOINTS, "Migrate"]
 
 CLUSTER_URL = "postgres://${Cluster.Endpoint}:5432/postgres?sslnegotiation=direct"
-# SHA-256 of the public keys, https://www.amazontrust.com/repository/
+# SHA-256 of the public keys; source: https://www.amazontrust.com/repository/
 AMAZON_ROOTS = [
     "fbe3018031f9586bcbf41727e417b7d1c45c2f47f93be372a17b96b50757d5a2",
     "7f4296fc5b6a4e3b35d3c369623e364ab1af381d8fa7121533c9d6c633ea2461",
@@ -36,7 +36,7 @@ SECRET = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:users-AbCdEf:S
 
 
 def database_user(stack: Stack, function: str) -> str:
-    """Whom the function connects as."""
+    """The user as which the function connects."""
     match stack.decided["database"], function:
         case "password", _:
             return "{{resolve:secretsmanager:%s:username::}}" % SECRET
@@ -58,7 +58,7 @@ def uses_password(stack: Stack) -> bool:
 
 
 def connect(stack: Stack, function: str) -> list[tuple]:
-    """The statement that lets the function connect."""
+    """The policy statement that lets the function connect, if it needs one."""
     if uses_password(stack):
         return []
     if uses_dsql(stack):
@@ -70,7 +70,7 @@ def connect(stack: Stack, function: str) -> list[tuple]:
 
 
 def statements(policy: dict) -> list[tuple]:
-    """What a policy allows: effect, principal, actions, resource."""
+    """The statements of a policy: effect, principal, actions, resource."""
     members = ("Effect", "Principal", "Action", "Resource")
     for statement in policy["Statement"]:
         assert set(statement) <= set(members), statement
@@ -200,7 +200,7 @@ class Template(unittest.TestCase):
         common = {
             "DATABASE_URL": CLUSTER_URL if dsql else OTHER_URL,
             "DATABASE_AUTH": "dsql" if dsql else "password" if password else "rds",
-            # A statement is prepared only where nothing stands between: behind a password may be a pooler.
+            # Statements are prepared only if there is no pooler: with a password there may be one.
             "DATABASE_POOLER": "transaction" if password or stack.decided["database"] == "proxy" else "none",
             "OPENSSL_CONF": "/opt/openssl.cnf",
         }
@@ -210,7 +210,7 @@ class Template(unittest.TestCase):
             common["PGSSLROOTCERT"] = "/opt/amazon-roots.pem"
         for function, it in stack.of_type("AWS::Lambda::Function").items():
             expected = common | {"PGUSER": database_user(stack, function)}
-            if "PGSSLROOTCERT" in common and function != "Migrate":  # which answers CloudFormation over HTTPS
+            if "PGSSLROOTCERT" in common and function != "Migrate":  # which responds to CloudFormation over HTTPS
                 expected["SSL_CERT_FILE"] = "/dev/null"
             if password:  # CloudFormation's reference to a secret, not the secret
                 expected["PGPASSWORD"] = expected["PGUSER"].replace(":username:", ":password:")
@@ -299,7 +299,7 @@ class Template(unittest.TestCase):
         self.assertEqual(cluster["UpdateReplacePolicy"], "Retain" if kept else "Delete")
 
     def test_the_transform_knows_the_clusters_policies_also_where_there_is_no_cluster(self):
-        # With a Ref instead of an Fn::If it would not, and refuse the template.
+        # With a Ref instead of an Fn::If it would not, and would reject the template.
         for database in ({}, {"DatabaseUrl": OTHER_URL}):
             for keep, policy in (("true", "Retain"), ("false", "Delete")):
                 cluster = expanded(database | {"KeepData": keep})["Resources"]["Cluster"]
