@@ -84,7 +84,7 @@ impl Config {
             None | Some("transaction") => Pooler::Transaction,
             Some("none") => Pooler::None,
             Some(_) => {
-                return Err(ConfigError("DATABASE_POOLER is unknown: use transaction or none".to_owned()));
+                return Err(ConfigError("DATABASE_POOLER is invalid: use transaction or none".to_owned()));
             }
         };
         let service = match variable("DATABASE_AUTH")?.as_deref() {
@@ -92,7 +92,7 @@ impl Config {
             Some("dsql") => Service::Dsql,
             Some("rds") => Service::Rds,
             Some(_) => {
-                return Err(ConfigError("DATABASE_AUTH is unknown: use password, dsql or rds".to_owned()));
+                return Err(ConfigError("DATABASE_AUTH is invalid: use password, dsql or rds".to_owned()));
             }
         };
         let region = variable("AWS_REGION")?

@@ -298,7 +298,7 @@ impl FailedAttempt {
     }
 
     fn unanswered_connect(config: &Config) -> Self {
-        let failure = Failure::new(format!("can't connect to {config}: no answer in time"));
+        let failure = Failure::new(format!("can't connect to {config}: timed out"));
         Self { failure, reaction: Reaction::Overload }
     }
 
@@ -313,7 +313,7 @@ impl FailedAttempt {
     }
 
     fn unanswered_statement() -> Self {
-        let failure = Failure { maybe_applied: true, ..Failure::new("statement failed: no answer in time") };
+        let failure = Failure { maybe_applied: true, ..Failure::new("statement failed: timed out") };
         Self { failure, reaction: Reaction::Refresh }
     }
 }

@@ -32,7 +32,7 @@ pub enum Error {
 impl Error {
     /// A statement that always returns a row returned none.
     pub(crate) fn no_row(statement: &str) -> Self {
-        Self::Internal(Failure::new(format!("{statement} has answered no row")))
+        Self::Internal(Failure::new(format!("{statement} returned no row")))
     }
 
     /// The details, if a statement or a connection failed.
@@ -56,8 +56,8 @@ impl fmt::Display for Error {
         match self {
             Self::UserNotFound => f.write_str("user not found"),
             Self::PreconditionFailed => f.write_str("precondition failed"),
-            Self::KeyReused => f.write_str("idempotency key was used for something else"),
-            Self::Unencodable => f.write_str("text that the database's encoding does not have"),
+            Self::KeyReused => f.write_str("idempotency key was used for another request"),
+            Self::Unencodable => f.write_str("text that the database's encoding can't represent"),
             Self::Unavailable(failure)
             | Self::CreationUnknown(failure)
             | Self::ChangeUnknown(failure)

@@ -60,7 +60,7 @@ async fn explained(client: &Client, error: Error) -> Error {
     match error {
         Error::Internal(failure) if failure.sqlstate.as_deref() == Some("42501") => {
             let lines = run(client, "schema_migrations", LINE).await.unwrap_or_default();
-            let help = lines.iter().map(|line| format!("; a superuser can say: {line}"));
+            let help = lines.iter().map(|line| format!("; a superuser can run: {line}"));
             Error::Internal(Failure { reason: failure.reason + &help.collect::<String>(), ..failure })
         }
         error => error,
