@@ -23,30 +23,39 @@ const NOT_LOOPBACK: &str = "0.0.0.0";
 #[test]
 fn a_wrong_value_is_500_and_one_clear_sentence_without_the_password() {
     for (url, sentence) in [
-        ("mysql://someone:hunter2@localhost/db", "DATABASE_URL"),
-        ("http://someone:hunter2@localhost/db", "DATABASE_URL"),
-        ("someone:hunter2@localhost/db", "DATABASE_URL"),
-        ("host=localhost user=someone password=hunter2", "DATABASE_URL"),
-        ("postgres://someone:hunter2@local@host/db", "DATABASE_URL"),
-        ("postgres://someone:h@unter2@localhost/db", "DATABASE_URL"),
-        ("postgres://someone:hunter2@localhost:port/db", "DATABASE_URL"),
-        ("postgres://someone:hunter2@localhost:99999/db", "DATABASE_URL"),
+        ("mysql://someone:hunter2@localhost/db", "DATABASE_URL must start with postgres://"),
+        ("http://someone:hunter2@localhost/db", "DATABASE_URL must start with postgres://"),
+        ("someone:hunter2@localhost/db", "DATABASE_URL must start with postgres://"),
+        ("host=localhost user=someone password=hunter2", "DATABASE_URL must start with postgres://"),
+        ("postgres://someone:hunter2@local@host/db", "DATABASE_URL holds more than one @"),
+        ("postgres://someone:h@unter2@localhost/db", "DATABASE_URL holds more than one @"),
+        (
+            "postgres://someone:hunter2@localhost:port/db",
+            "DATABASE_URL can't be read: invalid value for option `port`",
+        ),
+        (
+            "postgres://someone:hunter2@localhost:99999/db",
+            "DATABASE_URL can't be read: invalid value for option `port`",
+        ),
         ("postgres://someone:hunter2", "DATABASE_URL"),
         ("postgres://someone:hunter2/db", "DATABASE_URL"),
         ("postgres://someone:pass?hunter2", "DATABASE_URL"),
         ("postgres://someone:pass?hunter2=x&y=z", "DATABASE_URL"),
         ("postgres://someone:pass/hunter2?x", "DATABASE_URL"),
         ("postgres://localhost/db?user=someone&password=hunter2&passwort=x", "DATABASE_URL"),
-        ("postgres://someone:hunter2@/db", "DATABASE_URL"),
-        ("postgres://", "DATABASE_URL"),
-        ("postgres://someone:hunter2@localhost/db?sslmode=maybe", "DATABASE_URL"),
-        ("postgres://someone:hunter2@localhost/db?sslmode=", "DATABASE_URL"),
-        ("postgres://someone:hunter2@localhost/db?pgbouncer=true", "DATABASE_URL"),
+        ("postgres://someone:hunter2@/db", "DATABASE_URL names no host"),
+        ("postgres://", "DATABASE_URL names no host"),
+        ("postgres://someone:hunter2@localhost/db?sslmode=maybe", "DATABASE_URL has an unknown sslmode"),
+        ("postgres://someone:hunter2@localhost/db?sslmode=", "DATABASE_URL has an unknown sslmode"),
+        (
+            "postgres://someone:hunter2@localhost/db?pgbouncer=true",
+            "DATABASE_URL can't be read: unknown option `pgbouncer`",
+        ),
         ("postgres://someone:hunter2@localhost/db?connect_timeout=soon", "DATABASE_URL"),
-        ("postgres://someone:hunter2@localhost/db?sslrootcert=/nowhere/ca.pem", "sslrootcert"),
+        ("postgres://someone:hunter2@localhost/db?sslrootcert=/nowhere/ca.pem", "can't read the file"),
         (
             concat!("postgres://someone:hunter2@localhost/db?sslrootcert=", env!("CARGO_MANIFEST_DIR")),
-            "sslrootcert",
+            "can't read the file",
         ),
         (
             concat!(
@@ -54,7 +63,7 @@ fn a_wrong_value_is_500_and_one_clear_sentence_without_the_password() {
                 env!("CARGO_MANIFEST_DIR"),
                 "/Cargo.toml"
             ),
-            "sslrootcert",
+            "no PEM certificates in the file",
         ),
     ] {
         assert_wrong(&start_at("get-user", url), url, sentence);
@@ -148,15 +157,32 @@ fn a_password_may_hold_any_character_and_a_role_needs_no_more_than_the_table() {
 }
 
 #[test]
+fn a_question_mark_in_the_password_starts_no_options() {
+    let database = Database::new();
+    let url = database.url_of_role("p?sslmode=x").replace("p%3Fsslmode%3Dx", "p?sslmode=x");
+    assert_not_found(&start_at("get-user", &url).invoke(Event::get("/api/users/1")));
+}
+
+#[test]
 fn on_loopback_the_url_may_do_without_tls() {
-    let Server { credentials, host, .. } = Server::current();
-    for options in ["", "?sslmode=disable", "?sslmode=prefer"] {
+    let credentials = &Server::current().credentials;
+    for host_and_options in [
+        "localhost:PORT/DB",
+        "localhost:PORT/DB?sslmode=disable",
+        "localhost:PORT/DB?sslmode=prefer",
+        "localhost:PORT/DB?sslnegotiation=postgres",
+        "127.0.0.1:PORT/DB",
+        "[::1]:PORT/DB?hostaddr=127.0.0.1",
+        "localhost:PORT,127.0.0.2:PORT/DB",
+    ] {
         let database = Database::new();
         let proxy = Proxy::new();
-        let url = format!("postgres://{credentials}@{host}:{}/{}{options}", proxy.port(), database.name());
+        let target =
+            host_and_options.replace("PORT", &proxy.port().to_string()).replace("DB", database.name());
+        let url = format!("postgres://{credentials}@{target}");
         let (answer, sent) = ask_by_way_of(proxy, &url, &[]);
         assert_not_found(&answer);
-        assert!(contains(&sent, database.name()), "{options}: not in the clear");
+        assert!(contains(&sent, database.name()), "{target}: not in the clear");
     }
 }
 
@@ -197,6 +223,14 @@ fn on_loopback_the_url_may_ask_for_tls_which_is_then_verified() {
 }
 
 #[test]
+fn on_loopback_direct_negotiation_asks_for_tls_too() {
+    let (database, proxy) = (Database::new(), Proxy::new());
+    let url = tls_url(&proxy, &database, "localhost", "sslnegotiation=direct");
+    let (_, sent) = ask_by_way_of(proxy, &url, &[]);
+    assert_eq!(sent.first(), Some(&22), "no handshake of TLS");
+}
+
+#[test]
 fn off_loopback_tls_is_required_whatever_the_url_says() {
     let Server { credentials, .. } = Server::current();
     let database = Database::new();
@@ -212,6 +246,7 @@ fn off_loopback_tls_is_required_whatever_the_url_says() {
         "0.0.0.0:PORT/DB?ssl%6Dode=disable",
         // Not a literal loopback address either: who knows what it resolves to.
         "0x7f.1:PORT/DB?sslmode=disable",
+        "localhost.example.com:PORT/DB?hostaddr=127.0.0.1&sslmode=disable",
         // The name says loopback, the address does not.
         "localhost:PORT/DB?hostaddr=0.0.0.0&sslmode=disable",
         // One host of several is enough.

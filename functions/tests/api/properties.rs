@@ -90,6 +90,7 @@ fn event(valid: Value) -> impl Strategy<Value = Value> {
         part("/stageVariables", strings(text(), text())),
         part("/body", body()),
         part("/isBase64Encoded", any::<bool>()),
+        part("/requestContext/http/path", text()),
         part("/requestContext/stage", text()),
         part("/requestContext/domainName", text()),
         part("/requestContext/authorizer", authorizer()),
