@@ -1,18 +1,22 @@
 //! An account of a local AWS, whose policies decide who connects to a database.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    path::PathBuf,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use crate::Server;
-use crate::database::PASSWORD;
-use crate::iam_gate::{ADMIN, Door, Service};
-use crate::token::{self, CREDENTIALS, Credentials, REGION};
+use crate::{
+    Server,
+    database::PASSWORD,
+    iam_gate::{ADMIN, Door, Service},
+    token::{self, CREDENTIALS, Credentials, REGION},
+};
 
 /// The account. Tokens are right if they are signed with the keys of a session, and if the policies of its role allow
 /// it.

@@ -1,11 +1,14 @@
 //! A certificate of a test's own.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
-use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, SupportedProtocolVersion};
+use rustls::{ServerConfig, SupportedProtocolVersion, pki_types::PrivateKeyDer};
 
 /// A certificate that is its own authority, in a file as long as this value lives.
 #[derive(Debug)]

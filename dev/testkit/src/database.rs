@@ -1,11 +1,12 @@
 //! A database per test.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{
+    Mutex, OnceLock,
+    atomic::{AtomicU32, Ordering},
+};
 
 use native_tls::{Certificate, TlsConnector};
-use postgres::config::SslMode;
-use postgres::{Client, Config, NoTls};
+use postgres::{Client, Config, NoTls, config::SslMode};
 use postgres_native_tls::MakeTlsConnector;
 use shared::{
     migrate::apply,

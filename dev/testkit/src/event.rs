@@ -1,7 +1,6 @@
 //! Events as API Gateway's HTTP APIs send them, payload format 2.0.
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 

@@ -1,27 +1,36 @@
 //! The front door of Aurora DSQL, and of RDS with IAM authentication: TLS, and a token in place of a password.
 
-use std::collections::HashMap;
-use std::io::{Error, Result};
-use std::net::TcpListener;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::{
+    collections::HashMap,
+    io::{Error, Result},
+    net::TcpListener,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
 
 use percent_encoding::percent_decode_str;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use rustls::version::TLS13;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, copy_bidirectional, split};
-use tokio::net::TcpStream;
-use tokio::runtime::Runtime;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, copy_bidirectional, split},
+    net::TcpStream,
+    runtime::Runtime,
+};
 use tokio_rustls::TlsAcceptor;
 
-use crate::account::{Account, Admission};
-use crate::certificate::Certificate;
-use crate::database::PASSWORD;
-use crate::proxy::{SSL_REQUEST, error_response};
-use crate::token::{self, CREDENTIALS, Purpose};
-use crate::{Database, Proxy, Server, lock};
+use crate::{
+    Database, Proxy, Server,
+    account::{Account, Admission},
+    certificate::Certificate,
+    database::PASSWORD,
+    lock,
+    proxy::{SSL_REQUEST, error_response},
+    token::{self, CREDENTIALS, Purpose},
+};
 
 /// Whose door it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

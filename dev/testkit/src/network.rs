@@ -1,12 +1,14 @@
 //! A network that can be cut so that nobody is told: a namespace behind a virtual cable.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread;
+use std::{
+    fs::{self, File},
+    io::Write,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    os::fd::AsFd,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 

@@ -1,15 +1,19 @@
 //! PgBouncer in transaction mode, in front of the test server.
 
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Duration;
+use std::{
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use shared::roles::Access;
 
-use crate::database::{PASSWORD, role};
-use crate::{Proxy, Server};
+use crate::{
+    Proxy, Server,
+    database::{PASSWORD, role},
+};
 
 /// A PgBouncer of one test's own, which knows the superuser and the roles, and gives each transaction any of its two
 /// connections to the server.

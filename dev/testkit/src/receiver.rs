@@ -1,18 +1,20 @@
 //! Where CloudFormation waits for the answer of a custom resource: an HTTPS address that takes a PUT.
 
-use std::collections::VecDeque;
-use std::io::{BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::{
+    collections::VecDeque,
+    io::{BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use rustls::{ServerConnection, StreamOwned, version::TLS12};
 
-use crate::certificate::Certificate;
-use crate::http::HttpRequest;
-use crate::lock;
+use crate::{certificate::Certificate, http::HttpRequest, lock};
 
 /// Longer than CloudFormation waits.
 const PATIENCE: Duration = Duration::from_secs(180);

@@ -1,14 +1,15 @@
 //! Lambda's side of the Runtime API, for one process: hands out invocations and takes their results.
 
-use std::collections::{HashMap, VecDeque};
-use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{BufRead, BufReader, PipeReader, PipeWriter, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, SystemTime},
+};
 
-use crate::http::HttpRequest;
-use crate::lock;
+use crate::{http::HttpRequest, lock};
 
 /// How much longer than Lambda the host waits for a result.
 const PATIENCE: Duration = Duration::from_secs(20);

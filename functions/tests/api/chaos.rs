@@ -1,15 +1,19 @@
 //! Environments to which everything happens that can happen.
 
-use std::collections::BTreeMap;
-use std::io::Write;
-use std::iter::repeat_n;
-use std::sync::{Mutex, MutexGuard};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    iter::repeat_n,
+    sync::{Mutex, MutexGuard},
+    thread,
+    time::{Duration, Instant},
+};
 
-use rand::RngExt;
-use rand::rngs::StdRng;
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{
+    RngExt,
+    rngs::StdRng,
+    seq::{IndexedRandom, SliceRandom},
+};
 use testkit::{Answer, Database, Event, Function, Greeting, Proxy, role};
 
 use crate::support::{access_of, start_with};

@@ -6,8 +6,10 @@ use serde_json::Value;
 use shared::roles::Access;
 use testkit::{Answer, Database, Event, Function, Proxy, role};
 
-use crate::faults::{start_panicking, terminate_backends};
-use crate::support::{Endpoint, endpoints, reset, rows, start_with, tables, user, with_alice};
+use crate::{
+    faults::{start_panicking, terminate_backends},
+    support::{Endpoint, endpoints, reset, rows, start_with, tables, user, with_alice},
+};
 
 /// How many requests an environment serves at once.
 const CONCURRENCY: usize = 8;

@@ -3,18 +3,22 @@
 //! `tests/flask` holds the guide's `app.py` to the letter, and its `db.py` with the connection taken from the
 //! environment.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+};
 
 use serde_json::{Value, json};
 use testkit::{Database, Event, Function};
 
-use crate::support::{Endpoint, endpoints, start, user};
-use crate::wiring::{documents, read};
+use crate::{
+    support::{Endpoint, endpoints, start, user},
+    wiring::{documents, read},
+};
 
 const FLASK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/flask");
 

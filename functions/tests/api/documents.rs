@@ -1,7 +1,9 @@
 //! README and what stands beside it: their links lead somewhere, and their table of parameters is the template's.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use yaml_rust2::YamlLoader;
 

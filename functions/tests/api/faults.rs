@@ -1,7 +1,6 @@
 //! What the network and the server can do to a request, and what becomes of it: nothing is lost, nothing is doubled.
 
-use std::sync::mpsc;
-use std::thread;
+use std::{sync::mpsc, thread};
 
 use serde_json::Value;
 use shared::roles::Access;

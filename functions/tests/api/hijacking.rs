@@ -7,9 +7,11 @@ use postgres::Client;
 use serde_json::json;
 use testkit::{Database, Event, role, roles};
 
-use crate::migrate::{by_hand, start_migrate, to_json};
-use crate::migrations::GUIDES_TABLE;
-use crate::support::{access_of, endpoints, reset, start, user};
+use crate::{
+    migrate::{by_hand, start_migrate, to_json},
+    migrations::GUIDES_TABLE,
+    support::{access_of, endpoints, reset, start, user},
+};
 
 /// Functions whose names our statements use, or well might, with arguments that a careless call prefers.
 const FUNCTIONS: [(&str, &str, &str); 26] = [

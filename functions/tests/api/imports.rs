@@ -1,7 +1,6 @@
 //! The direction of the code: what a module uses stands below it.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use regex::Regex;
 

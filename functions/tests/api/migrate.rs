@@ -1,7 +1,9 @@
 //! The function `migrate`, run as Lambda runs it: for CloudFormation and by hand.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use shared::roles::{Access, Role};
@@ -10,8 +12,7 @@ use testkit::{
     roles,
 };
 
-use crate::roles::Grants;
-use crate::support::path_of;
+use crate::{roles::Grants, support::path_of};
 
 /// As in template.yaml.
 const TIMEOUT: Duration = Duration::from_secs(120);

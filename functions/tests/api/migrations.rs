@@ -1,9 +1,11 @@
 //! The migrations: repeatable, at the same time too, and gentle with a table that is already there.
 
-use std::collections::BTreeSet;
-use std::sync::Barrier;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    sync::Barrier,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 use testkit::{Database, Event};

@@ -1,18 +1,21 @@
 //! Any sequence of the five operations is answered as a map in memory says.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
-use proptest::collection::vec;
-use proptest::option;
-use proptest::prelude::*;
-use proptest::sample::{Index, select};
-use proptest::test_runner::TestCaseResult;
+use proptest::{
+    collection::vec,
+    option,
+    prelude::*,
+    sample::{Index, select},
+    test_runner::TestCaseResult,
+};
 use serde_json::{Value, json};
 use testkit::{Answer, Caller, Database, Event};
 
-use crate::properties::check;
-use crate::support::{endpoints, rows, start};
+use crate::{
+    properties::check,
+    support::{endpoints, rows, start},
+};
 
 #[test]
 fn any_sequence_of_operations_is_answered_as_a_map_in_memory_says() {

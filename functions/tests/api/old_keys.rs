@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use postgres::Client;
 use serde_json::{Value, json};
-use shared::Config;
-use shared::idempotency::{Slice, delete_old_keys};
+use shared::{
+    Config,
+    idempotency::{Slice, delete_old_keys},
+};
 use testkit::Database;
 
 use crate::migrate::{by_hand, start_migrate};

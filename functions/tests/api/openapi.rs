@@ -1,7 +1,9 @@
 //! `openapi.yaml` against the binaries: every example in it is what a function takes or answers, to the letter.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use regex::Regex;
 use serde_json::{Value, json};
@@ -9,8 +11,10 @@ use shared::roles::Access;
 use testkit::{Answer, Database, Event, Greeting, Proxy};
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::support::{endpoints, pascal_case, start, start_at, start_with_database_down, user, with_alice};
-use crate::wiring::read;
+use crate::{
+    support::{endpoints, pascal_case, start, start_at, start_with_database_down, user, with_alice},
+    wiring::read,
+};
 
 /// An example of an answer: operation, status, the example's name.
 type Example = (&'static str, u16, &'static str);

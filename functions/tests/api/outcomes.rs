@@ -1,7 +1,9 @@
 //! What became of a write: what an answer says of it holds, whatever has happened between us and the database.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use testkit::{Database, ErrorResponse, Event, Fate, Function, Greeting, PgBouncer, Proxy, role};
 

@@ -3,8 +3,10 @@
 use shared::roles::Access;
 use testkit::{Database, ErrorResponse, Event, Fate, Function, PgBouncer, Proxy};
 
-use crate::faults::terminate_backends;
-use crate::support::{Endpoint, assert_failure, endpoints, start_with, user, with_alice};
+use crate::{
+    faults::terminate_backends,
+    support::{Endpoint, assert_failure, endpoints, start_with, user, with_alice},
+};
 
 /// An endpoint that prepares, connected through a proxy that can tell statements.
 fn start_via(binary: &str, database: &Database, proxy: &Proxy) -> Function {

@@ -1,16 +1,15 @@
 //! Whatever event API Gateway may send, there is an answer.
 
-use std::cell::RefCell;
-use std::fmt::Debug;
-use std::thread;
+use std::{cell::RefCell, fmt::Debug, thread};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use proptest::collection::{btree_map, vec};
-use proptest::option;
-use proptest::prelude::*;
-use proptest::sample::{Index, select, subsequence};
-use proptest::test_runner::{TestCaseResult, TestError, TestRunner};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use proptest::{
+    collection::{btree_map, vec},
+    option,
+    prelude::*,
+    sample::{Index, select, subsequence},
+    test_runner::{TestCaseResult, TestError, TestRunner},
+};
 use serde_json::{Value, json};
 use testkit::Answer;
 

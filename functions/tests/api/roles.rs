@@ -6,10 +6,12 @@ use serde_json::json;
 use shared::roles::{Access, Role};
 use testkit::{Database, as_user, role, roles};
 
-use crate::migrate::{start_migrate, to_json};
-use crate::migrations::GUIDES_TABLE;
-use crate::support::{Endpoint, SEED, assert_failure, endpoints, reset, start, start_at};
-use crate::wiring::{documents, read};
+use crate::{
+    migrate::{start_migrate, to_json},
+    migrations::GUIDES_TABLE,
+    support::{Endpoint, SEED, assert_failure, endpoints, reset, start, start_at},
+    wiring::{documents, read},
+};
 
 const EVERYBODY: &[Access] = &[Access::Read, Access::Create, Access::Update, Access::Delete];
 

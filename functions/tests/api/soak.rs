@@ -3,18 +3,20 @@
 //!
 //! `SOAK_SECONDS` says for how long (60). `SOAK_SEED` makes the choices of a run again, but not their timing.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread,
+    time::{Duration, Instant},
+};
 
-use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
-use rand::{RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::Value;
 use testkit::{Answer, Database, Event};
 
-use crate::chaos::{Chaos, Environment, NAME, print};
-use crate::support::{rows, user};
+use crate::{
+    chaos::{Chaos, Environment, NAME, print},
+    support::{rows, user},
+};
 
 const CLIENTS: u64 = 16;
 

@@ -1,13 +1,17 @@
 //! IAM tokens in place of passwords, as Aurora DSQL and RDS demand them. What is right about a token is checked by
 //! [`IamGate`].
 
-use std::thread;
-use std::time::{Duration, SystemTime};
+use std::{
+    thread,
+    time::{Duration, SystemTime},
+};
 
 use testkit::{Answer, Database, Event, Function, IamGate, Service, role};
 
-use crate::configuration::OTHER_CA;
-use crate::support::{Endpoint, access_of, assert_failure, endpoints, path_of, with_alice};
+use crate::{
+    configuration::OTHER_CA,
+    support::{Endpoint, access_of, assert_failure, endpoints, path_of, with_alice},
+};
 
 const SERVICES: [Service; 2] = [Service::Dsql, Service::Rds];
 

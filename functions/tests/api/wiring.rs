@@ -1,16 +1,16 @@
 //! The places that list the endpoints: each has all of them, and no others.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use lambda_http::{RequestExt, RequestPayloadExt, request};
 use regex::Regex;
 use serde_json::Value;
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::openapi::contract;
-use crate::support::{Endpoint, endpoints, pascal_case, start, with_alice};
+use crate::{
+    openapi::contract,
+    support::{Endpoint, endpoints, pascal_case, start, with_alice},
+};
 
 /// An endpoint: binary, method, path.
 type Route = (String, String, String);
