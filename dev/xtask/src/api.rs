@@ -318,13 +318,13 @@ impl Router {
     }
 
     async fn answer(&self, request: Request<Full<hyper::body::Bytes>>) -> Response<AnswerBody> {
-        let answer = match server::pass_on(request, self.port).await {
+        let answer: std::result::Result<_, server::Error> = async {
+            let (head, body) = server::pass_on(request, self.port).await?.into_parts();
+            Ok((head, Vec::from(body.collect().await?.to_bytes())))
+        }
+        .await;
+        let (mut head, mut body) = match answer {
             Ok(answer) => answer,
-            Err(error) => return message(StatusCode::BAD_GATEWAY, &format!("the function is gone: {error}")),
-        };
-        let (mut head, body) = answer.into_parts();
-        let mut body = match body.collect().await {
-            Ok(body) => Vec::from(body.to_bytes()),
             Err(error) => return message(StatusCode::BAD_GATEWAY, &format!("the function is gone: {error}")),
         };
         let json = head.headers.get(CONTENT_TYPE).is_some_and(|it| it.as_bytes().ends_with(b"json"));

@@ -18,7 +18,8 @@ use crate::say;
 /// The body of an answer: ours, or one that is passed on.
 pub(crate) type AnswerBody = Either<Full<Bytes>, Incoming>;
 
-type Error = Box<dyn error::Error + Send + Sync>;
+/// Why a request could not be passed on.
+pub(crate) type Error = Box<dyn error::Error + Send + Sync>;
 
 /// Answers requests, on a thread of its own, until the process ends.
 pub(crate) fn serve<F>(
